@@ -1,0 +1,171 @@
+"""The commands. Each resolves its config or options and calls one function of `jaxprm.pipelines`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import jaxprm
+from jaxprm.errors import InputError
+from jaxprm.progress import Progress, SilentProgress, terminal_progress
+
+CACHE_VARIABLE = "JAXPRM_CACHE"
+"""Environment variable that names the folder of the persistent compilation cache."""
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Process reward models in JAX: train them, score steps, measure.\n\n"
+         "Commands that read a config take `--gin.Class.field=value` to change one of its values; texts need quotes: "
+         "`--gin.TrainPRM.name='\"a\"'`.")
+
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/CONFIG]. "
+                                                                           "If it holds this run, the run goes on.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(jaxprm.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                   help="Print the version and exit.")] = False) -> None:
+    pass
+
+
+@app.command()
+def quickstart(context: typer.Context, config: Annotated[str, typer.Argument(help="Config name or file.")] = "quickstart",
+               run: RunOption = None) -> None:
+    """The whole loop on the embedded task; ends with a report you can open.
+
+    Example: `jaxprm quickstart --run runs/seed1 --gin.Quickstart.seed=1`
+    """
+    report = _run_config(context, "jaxprm.pipelines.quickstart", "Quickstart", config, run)
+    print(f"report: {report.resolve()}")
+
+
+@app.command()
+def train(context: typer.Context, config: Annotated[str, typer.Argument(help="Config name or file.")],
+          run: RunOption = None) -> None:
+    """Train a process reward model from step labels.
+
+    Example: `JAXPRM_DATA=../shared/data jaxprm train prm/prm800k --gin.TrainPRM.seed=1`
+    """
+    _run_config(context, "jaxprm.pipelines.train_prm", "TrainPRM", config, run)
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="Trained model: a run directory or one of its exports.")],
+    input: Annotated[Path, typer.Option(metavar="FILE", help="JSONL rows with `problem` and `steps`.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The same rows plus `scores` and `aggregate`.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the steps coloured by score.")] = None,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps instead of refusing.")] = False,
+    batch_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens scored at a time.")] = 16384,
+) -> None:
+    """Score every step of every solution in a file.
+
+    Example: `jaxprm score --model runs/prm800k --input X.jsonl --output Y.jsonl --html Y.html`
+    """
+    progress = _prepare()
+    from jaxprm.pipelines import score as pipeline
+
+    pipeline.run(model, input, output, html=html, drop_empty=drop_empty, batch_tokens=batch_tokens, progress=progress)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="Benchmark, e.g. `steps`.")],
+    model: Annotated[list[Path], typer.Option(metavar="DIR", help="Trained model; may be given more than once.")],
+    data: Annotated[list[Path], typer.Option(metavar="FILE", help="Benchmark file; may be given more than once.")],
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write every number here.")] = None,
+) -> None:
+    """Evaluate models on a benchmark: a table, with intervals.
+
+    Example: `jaxprm bench steps --model runs/prm800k --data ../shared/data/dev_eval/parc.jsonl.gz`
+    """
+    progress = _prepare()
+    from jaxprm.pipelines import bench as pipeline
+
+    pipeline.run(name, model, data, json_path=json, progress=progress)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine offers: devices, cores, memory, versions, caches, data."""
+    _prepare()
+    from jaxprm.cli.doctor import show
+
+    show()
+
+
+def _run_config(context: typer.Context, module: str, root: str, config: str, run: Path | None) -> Path:
+    """Resolves a config for the pipeline ``module``, runs it in its directory, and returns the path of the report."""
+    progress = _prepare()
+    import importlib
+
+    from jaxprm.cli.config import resolve
+    from jaxprm.run_directory import RunDirectory
+
+    pipeline = importlib.import_module(module)
+    resolved = resolve(config, context.obj or (), getattr(pipeline, root))
+    directory = RunDirectory(run or Path("runs") / resolved.name, resolved.config, resolved.text)
+    progress.log(f"{'resuming' if directory.resumed else 'starting'} {directory.path} "
+                 f"(config {resolved.path}, sha256 {resolved.sha256[:12]})")
+    pipeline.run(resolved.config, directory, progress)
+    return directory.report
+
+
+def _prepare() -> Progress:
+    """Starts jax with a persistent compilation cache, unless the user has set one, and picks how to show progress."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "jaxprm" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    return terminal_progress() if jax.process_index() == 0 else SilentProgress()
+
+
+def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Takes ``--gin.X=Y`` out of the arguments: (the others, [``X=Y``, ...])."""
+    prefix = "--gin."
+    return ([argument for argument in arguments if not argument.startswith(prefix)],
+            [argument[len(prefix):] for argument in arguments if argument.startswith(prefix)])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script. Bad input ends in one line on standard error and exit code 2, an interrupt in 130."""
+    rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    # In one line whatever the message holds, so that scripts can rely on it.
+    fail = lambda message: print(f"error: {message}".replace("\n", " "), file=sys.stderr)
+    try:
+        # Not `standalone`: typer would turn an interrupt into exit code 1.
+        code = app(args=rest or ["--help"], obj=overrides, prog_name="jaxprm", standalone_mode=False)
+    except InputError as error:
+        fail(error)
+        code = 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted; the same command goes on from the last checkpoint")
+        code = 130
+    except Exception as error:
+        # Wrong options. Their base class is click's or typer's own copy of it, by version; both have this method.
+        if not hasattr(error, "format_message"):
+            raise
+        fail(f"{error.format_message()} See: jaxprm --help")
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Step-labelled data: readers, splits, host examples, and the packed input pipeline."""

@@ -1,0 +1,55 @@
+"""A model's parameters as one flat dictionary, ``{"backbone.blocks.mlp.up": array, ...}``.
+
+Optimisers, checkpoints, sharding rules and weight files all speak of parameters by these dotted names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import jax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxprm.errors import InputError
+from jaxprm.models.sharding import ShardingRules, parameter_axes
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def _name(path) -> str:
+    names = [str(getattr(key, "name", getattr(key, "key", key))) for key in path]
+    return ".".join(name for name in names if name not in ("value", "raw_value", "_raw_value"))
+
+
+def parameters(model: nnx.Module) -> dict[str, jax.Array]:
+    """Dotted name -> array, in a fixed order."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+
+
+def with_parameters(model: Model, values: Mapping[str, jax.Array], *, source=None) -> Model:
+    """A model of the same architecture with other parameters; ``model`` may be abstract (`jax.eval_shape`).
+
+    Raises:
+      InputError: names are missing, unknown, or of another shape; all of them are listed.
+    """
+    paths, tree = jax.tree_util.tree_flatten_with_path(model)
+    expected = {_name(path): leaf for path, leaf in paths}
+    problems = [f"missing {name}" for name in expected if name not in values]
+    problems += [f"unknown {name}" for name in values if name not in expected]
+    problems += [f"{name} has shape {tuple(values[name].shape)}, expected {tuple(leaf.shape)}"
+                 for name, leaf in expected.items() if name in values and values[name].shape != leaf.shape]
+    if problems:
+        raise InputError("parameters do not fit the architecture: " + ", ".join(problems), file=source)
+    return jax.tree_util.tree_unflatten(tree, [values[name] for name in expected])
+
+
+def parameter_shardings(names, mesh: jax.sharding.Mesh, rules: ShardingRules = ShardingRules()) -> dict[str, NamedSharding]:
+    """Dotted name -> where that parameter lives on the mesh."""
+    return {name: NamedSharding(mesh, rules.spec(parameter_axes(name))) for name in names}
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, rules: ShardingRules = ShardingRules()) -> NamedSharding:
+    """Rows split over the mesh's batch axes, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(*rules.spec(("batch",))))

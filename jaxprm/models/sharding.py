@@ -1,0 +1,115 @@
+"""Where arrays live on a mesh: one dataclass of rules, one table of parameters, one adapter.
+
+Parameters and activations are described by *logical* axes; `ShardingRules` maps these to mesh axes. A mesh has the axes
+``("data", "fsdp", "tensor")``: rows are split over data and fsdp, weights over fsdp (gathered before use) and tensor.
+The core runs with Explicit mesh axes, with Auto axes, and without a mesh; `constrain` is the only place that knows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxprm.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Dotted parameter path -> logical axes of that parameter. Every parameter matches exactly one row (tested).
+PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"backbone\.embedding", ("vocab", "embed")),
+    (r"backbone\.blocks\.(attention_norm|mlp_norm)\.scale", ("layers", None)),
+    (r"backbone\.blocks\.attention\.query", ("layers", "embed", "heads", None)),
+    (r"backbone\.blocks\.attention\.(key|value)", ("layers", "embed", "kv_heads", None)),
+    (r"backbone\.blocks\.attention\.output", ("layers", "heads", None, "embed")),
+    (r"backbone\.blocks\.attention\.query_bias", ("layers", "heads", None)),
+    (r"backbone\.blocks\.attention\.(key|value)_bias", ("layers", "kv_heads", None)),
+    (r"backbone\.blocks\.attention\.output_bias", ("layers", None)),
+    (r"backbone\.blocks\.attention\.(query|key)_norm\.scale", ("layers", None)),
+    (r"backbone\.blocks\.mlp\.(gate|up)", ("layers", "embed", "mlp")),
+    (r"backbone\.blocks\.mlp\.down", ("layers", "mlp", "embed")),
+    (r"backbone\.final_norm\.scale", (None,)),
+    (r"unembedding", ("embed", "vocab")),
+    (r"head\.kernel", ("embed", None)),
+    (r"head\.bias", (None,)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+    """Logical axis -> mesh axes. ``None`` keeps an axis whole. The defaults suit one device up to a pod slice."""
+
+    batch: tuple[str, ...] | str | None = ("data", "fsdp")
+    embed: tuple[str, ...] | str | None = "fsdp"
+    heads: tuple[str, ...] | str | None = "tensor"
+    kv_heads: tuple[str, ...] | str | None = "tensor"
+    mlp: tuple[str, ...] | str | None = "tensor"
+    vocab: tuple[str, ...] | str | None = "tensor"
+    layers: tuple[str, ...] | str | None = None
+
+    def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
+        """Raises InputError if two logical axes of one array fall on the same mesh axis."""
+        entries = [None if axis is None else getattr(self, axis) for axis in axes]
+        used = [name for entry in entries if entry is not None for name in ((entry,) if isinstance(entry, str) else entry)]
+        if len(used) != len(set(used)):
+            raise InputError(f"puts two axes of {axes} on one mesh axis", field="ShardingRules", value=entries)
+        return PartitionSpec(*entries)
+
+
+def parameter_axes(path: str) -> tuple[str | None, ...]:
+    """Logical axes of the parameter at a dotted path; raises if no row, or more than one row, of the table matches."""
+    matches = [axes for pattern, axes in PARAMETER_AXES if re.fullmatch(pattern, path)]
+    if len(matches) != 1:
+        raise InputError(f"matches {len(matches)} rows of PARAMETER_AXES, needs exactly one", field=path)
+    return matches[0]
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> jax.sharding.Mesh:
+    """A mesh with Explicit axes; one size may be -1 = whatever devices are left.
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise InputError("at most one size may be -1, the others must be positive", field="mesh", value=tuple(sizes))
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices) or 0 in sizes:
+        raise InputError(f"does not cover the {len(devices)} devices", field="mesh", value=tuple(sizes),
+                         hint="data * fsdp * tensor must equal the number of devices (-1 = the rest)")
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+
+
+def _mesh_kind() -> AxisType | None:
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or not set(MESH_AXES) <= set(mesh.axis_names) else mesh.axis_types[0]
+
+
+def has_mesh() -> bool:
+    """Whether code is traced under one of our meshes."""
+    return _mesh_kind() is not None
+
+
+def constrain(x: jax.Array, *axes: str | None, rules: ShardingRules = ShardingRules()) -> jax.Array:
+    """Places an array by logical axes: no mesh -> as is, Auto -> a constraint, Explicit -> a reshard."""
+    kind = _mesh_kind()
+    if kind is None:
+        return x
+    spec = rules.spec(axes)
+    return jax.sharding.reshard(x, spec) if kind == AxisType.Explicit else jax.lax.with_sharding_constraint(x, spec)
+
+
+def gathered(weight: jax.Array, *axes: str | None) -> jax.Array:
+    """A weight as a matrix product needs it: whole along fsdp (its ``embed`` axis), still split along tensor."""
+    return constrain(weight, *(None if axis == "embed" else axis for axis in axes))
+
+
+def out_sharding(*axes: str | None, rules: ShardingRules = ShardingRules()) -> PartitionSpec | None:
+    """For operations whose result sharding JAX cannot infer; ``None`` unless the mesh axes are Explicit."""
+    return rules.spec(axes) if _mesh_kind() == AxisType.Explicit else None

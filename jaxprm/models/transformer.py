@@ -1,0 +1,137 @@
+"""The one decoder under scoring, sampling, search and training.
+
+`forward` reads whole (packed) rows; `prefill` does the same for prompts and keeps their keys and values; `extend` reads new
+tokens after a cache. All three run the same blocks, so reading a text in pieces equals reading it at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxprm.models.attention import attend, attend_cached, causal_mask
+from jaxprm.models.cache import KVCache, PromptCache, write
+from jaxprm.models.config import TransformerConfig
+from jaxprm.models.layers import Block, RMSNorm, rotary_angles
+from jaxprm.models.sharding import constrain, out_sharding
+
+_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+                   "full": jax.checkpoint_policies.nothing_saveable}
+
+
+_UNROLLED_LAYERS = 4
+
+
+class Transformer(nnx.Module):
+    """Embedding, a stack of blocks (each parameter has a leading layer axis) and a final norm; no output matrix."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (config.vocab_size, config.width), jnp.float32)
+                                   * config.width ** -0.5)
+        keys = jax.random.split(rngs.params(), config.layers)
+        self.blocks = jax.vmap(lambda key: Block(config, nnx.Rngs(params=key)))(keys)
+        self.final_norm = RMSNorm(config.width, config.norm_eps)
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        table = constrain(self.embedding[...], None, None)
+        return table.at[tokens].get(out_sharding=out_sharding("batch", None, None)).astype(self.config.compute_dtype)
+
+    def layer(self, index: int) -> Block:
+        return jax.tree.map(lambda parameter: parameter[index], self.blocks)
+
+
+def forward(model: Transformer, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
+            segment_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Final hidden states of packed rows; a token reads only earlier tokens of its own segment. Padding is segment 0."""
+    return _run(model, tokens, positions, causal_mask(segment_ids), keep=False)[0]
+
+
+def prefill(model: Transformer, tokens: Int[Array, "B P"], lengths: Int[Array, " B"]) -> tuple[Array, PromptCache]:
+    """Reads right-padded prompts of ``lengths`` tokens; returns hidden states [B, P, D] and the cache to share."""
+    slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    segment_ids = (slots < lengths[:, None]).astype(jnp.int32)
+    positions = jnp.broadcast_to(slots, tokens.shape)
+    hidden, (keys, values) = _run(model, tokens, positions, causal_mask(segment_ids), keep=True)
+    layers = range(model.config.layers)
+    return hidden, PromptCache(tuple(keys[i] for i in layers), tuple(values[i] for i in layers), lengths)
+
+
+def _run(model: Transformer, tokens, positions, mask: Bool[Array, "B T T"], keep: bool):
+    config = model.config
+    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
+
+    def body(x, block: Block):
+        kept = None
+
+        def read(query, key, value):
+            nonlocal kept
+            kept = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if keep else None
+            return attend(query, key, value, mask)
+
+        return block(x, angles, read), kept
+
+    if config.remat != "none":
+        body = jax.checkpoint(body, policy=_REMAT_POLICIES[config.remat])
+    # A rolled loop keeps residuals of all layers in one stacked, zero-filled buffer; for a shallow model that costs more time
+    # than the layers themselves, and unrolling costs little to compile.
+    unroll = config.layers if config.layers <= _UNROLLED_LAYERS else 1
+    x, kept = jax.lax.scan(body, model.embed(tokens), model.blocks, unroll=unroll)
+    return model.final_norm(x), kept
+
+
+def extend(model: Transformer, cache: KVCache, tokens: Int[Array, "R T"],
+           lengths: Int[Array, " R"]) -> tuple[Float[Array, "R T D"], KVCache]:
+    """Reads ``lengths[r] <= T`` new tokens of each row after what its cache holds.
+
+    Args:
+      cache: needs room: ``cache.lengths + T <= cache.capacity`` for every row.
+      tokens: right-padded; what stands behind ``lengths`` is read into slots that the next call overwrites.
+      lengths: int32[R]; 0 leaves a row as it was.
+
+    Returns:
+      Hidden states [R, T, D] (entries at or after ``lengths`` are meaningless) and the longer cache.
+    """
+    config = model.config
+    positions = cache.positions[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
+    x = model.embed(tokens)
+    keys, values = [], []
+    for index in range(config.layers):
+
+        def read(query, key, value, index=index):
+            keys.append(write(cache.keys[index], key.swapaxes(1, 2), cache.lengths))
+            values.append(write(cache.values[index], value.swapaxes(1, 2), cache.lengths))
+            prompt = cache.prompt and (cache.prompt.keys[index], cache.prompt.values[index], cache.prompt.lengths)
+            return attend_cached(query, keys[-1], values[-1], cache.lengths, prompt)
+
+        x = model.layer(index)(x, angles, read)
+    cache = dataclasses.replace(cache, keys=tuple(keys), values=tuple(values), lengths=cache.lengths + lengths)
+    return model.final_norm(x), cache
+
+
+class LanguageModel(nnx.Module):
+    """A decoder with next-token logits; the output matrix is the embedding table if ``tie_embeddings``."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.backbone = Transformer(config, rngs=rngs)
+        if not config.tie_embeddings:
+            self.unembedding = nnx.Param(
+                jax.random.normal(rngs.params(), (config.width, config.vocab_size), jnp.float32) * config.width ** -0.5)
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.backbone.config
+
+    def output_matrix(self) -> Float[Array, "D V"]:
+        return self.backbone.embedding[...].T if self.config.tie_embeddings else self.unembedding[...]
+
+
+def logits(model: LanguageModel, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """Next-token logits, float32."""
+    matrix = constrain(model.output_matrix(), None, "vocab").astype(hidden.dtype)
+    return jnp.matmul(hidden, matrix, preferred_element_type=jnp.float32)

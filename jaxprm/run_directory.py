@@ -1,0 +1,132 @@
+"""One run, one directory: its config, what it has finished, and the places of everything it writes.
+
+    config.gin       the operative config, which can be run again as it is (where the run came from a config file)
+    config.json      the same resolved, with its sha256
+    status.json      state, and the stages that are finished with what they reported
+    metrics.jsonl, checkpoints/, results.json, report.html     written by the stages
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxprm.errors import InputError
+from jaxprm.records import atomic_write
+
+
+def config_to_json(config: Any) -> Any:
+    """A config as plain JSON values; a dataclass becomes an object with its fields and ``"class"``.
+
+    Whole floats become integers, so that ``1`` and ``1.0`` in a config file are the same config.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        kind = type(config)
+        fields = {field.name: config_to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", **fields}
+    if isinstance(config, enum.Enum):
+        return config.name
+    if isinstance(config, float):
+        return int(config) if config.is_integer() else config
+    if config is None or isinstance(config, bool | int | str):
+        return config
+    if isinstance(config, os.PathLike):
+        return os.fspath(config)
+    if isinstance(config, dict):
+        return {str(key): config_to_json(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [config_to_json(value) for value in config]
+    raise InputError("a config may hold dataclasses, numbers, texts and containers of them", value=config)
+
+
+def config_sha256(config: Any) -> str:
+    """Hash of the canonical JSON of a config: equal for equal values, whatever the config file looked like."""
+    text = json.dumps(config_to_json(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class RunDirectory:
+    """The directory of one run; opening it again with the same config resumes it.
+
+    Args:
+      path: is created if it does not exist.
+      config: the run's config, a dataclass.
+      text: the config as the text of a gin file, kept as ``config.gin``.
+
+    Attributes:
+      path, config_sha256; resumed: whether an earlier call began this run.
+      metrics, checkpoints, results, report: where these are written.
+
+    Raises:
+      InputError: the directory holds another run, or files that are not a run.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: Any, text: str | None = None):
+        self.path, self.config_sha256 = Path(path), config_sha256(config)
+        self.metrics, self.checkpoints = self.path / "metrics.jsonl", self.path / "checkpoints"
+        self.results, self.report = self.path / "results.json", self.path / "report.html"
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("is not a directory", file=self.path, hint="choose another one with --run")
+        known = self.path / "config.json"
+        self.resumed = known.is_file()
+        if self.resumed:
+            found = _read_json(known).get("sha256")
+            if found != self.config_sha256:
+                raise InputError(f"holds another run (config {str(found)[:12]}, this one is {self.config_sha256[:12]})",
+                                 file=self.path, hint="choose another directory with --run, or delete this one")
+            return
+        entries = list(self.path.iterdir()) if self.path.is_dir() else []
+        begun = ("config.gin", "status.json")  # all that a run killed at this point can leave behind
+        if any(entry.name not in begun and entry.suffix != ".tmp" for entry in entries):
+            raise InputError("holds files that are not a run", file=self.path,
+                             hint="choose another directory with --run")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            with atomic_write(self.path / "config.gin") as out:
+                out.write(text)
+        self._write_status({"state": "running", "stages": {}})
+        # Last: with it, the directory is a run.
+        _write_json(known, {"sha256": self.config_sha256, "config": config_to_json(config)})
+
+    @property
+    def state(self) -> str:
+        """``running`` (or killed), or ``finished``."""
+        return self._status()["state"]
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """What `finish` was told about a stage by this or an earlier call; None if it has not ended yet."""
+        return self._status()["stages"].get(stage)
+
+    def finish(self, stage: str, **facts: Any) -> None:
+        """Records that a stage has ended, with facts that are JSON values (``seconds=12.3``)."""
+        status = self._status()
+        status["stages"][stage] = facts
+        self._write_status(status)
+
+    def finish_run(self) -> None:
+        """Records that the whole run has ended."""
+        self._write_status(self._status() | {"state": "finished"})
+
+    def _status(self) -> dict[str, Any]:
+        return _read_json(self.path / "status.json")
+
+    def _write_status(self, status: dict[str, Any]) -> None:
+        _write_json(self.path / "status.json", status)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({error})", file=path, hint="delete the damaged run directory") from None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as out:
+        json.dump(value, out, indent=2, ensure_ascii=False)
+        out.write("\n")

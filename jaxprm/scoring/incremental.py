@@ -1,0 +1,54 @@
+"""Incremental scoring: a reward model that reads each new step once and keeps the rest in its cache."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxprm.models.cache import KVCache, empty_cache
+from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.transformer import extend, prefill
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScoreState:
+    """What the reward model has read of R = B * W solutions. ``tokens_read`` int32[] counts every token it was given,
+    each prompt once."""
+
+    cache: KVCache
+    tokens_read: Int[Array, ""]
+
+    def gather(self, parents: Int[Array, "B W"]) -> ScoreState:
+        """Row (b, w) of the result continues row (b, parents[b, w])."""
+        return dataclasses.replace(self, cache=self.cache.gather(parents))
+
+
+def start_scores(model: RewardModel, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], width: int,
+                 capacity: int) -> ScoreState:
+    """Reads each prompt once, for ``width`` rows per problem with room for ``capacity`` tokens of solution each."""
+    _, prompt = prefill(model.backbone, prompts, lengths)
+    cache = empty_cache(model.config, prompts.shape[0] * width, capacity, prompt)
+    return ScoreState(cache, lengths.sum().astype(jnp.int32))
+
+
+def extend_scores(model: RewardModel, state: ScoreState, step_tokens: Int[Array, "R L"],
+                  lengths: Int[Array, " R"], read_back: int = 0) -> tuple[Float[Array, " R"], ScoreState]:
+    """Reads one more step per row and returns its score.
+
+    Args:
+      step_tokens: right-padded ids of the step including its separator; needs room for L tokens in the cache.
+      lengths: int32[R]; a row of length 0 reads nothing, its score is 0 and its state stays.
+      read_back: 0 if the score is read at the step's last token (readout "at"), 1 for the token before it.
+
+    Returns:
+      float32[R] scores in [0, 1], equal to `score_steps` on the whole solution, and the longer state.
+    """
+    hidden, cache = extend(model.backbone, state.cache, step_tokens, lengths)
+    at = jnp.maximum(lengths - 1 - read_back, 0)
+    last = jax.vmap(lambda row, index: row[index])(hidden, at)
+    scores = jnp.where(lengths > 0, model.head.score(model.head(last)), 0.0)
+    return scores, ScoreState(cache, state.tokens_read + lengths.sum().astype(jnp.int32))

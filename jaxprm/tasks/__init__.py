@@ -1,0 +1,1 @@
+"""Problem families with exact verifiers, errors planted on purpose, and answer grading."""

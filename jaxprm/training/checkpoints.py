@@ -1,0 +1,62 @@
+"""Checkpoints of a training run (orbax): written asynchronously, complete or absent, restored with the data iterator.
+
+    DIRECTORY/<step>/state       parameters, optimiser state, step
+    DIRECTORY/<step>/data        position in the data
+    DIRECTORY/<step>/run         what wrote it: format version and the hash of the run's config
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint.v1 as ocp
+
+from jaxprm.errors import InputError
+
+FORMAT = "jaxprm-train-1"
+
+
+class Checkpoints:
+    """The checkpoints under one directory; keeps the newest ``keep``."""
+
+    def __init__(self, directory: str | os.PathLike, run: dict[str, Any], keep: int = 2):
+        self.directory = Path(directory).absolute()
+        self._run = {"format": FORMAT, **run}
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory, preservation_policy=ocp.training.preservation_policies.LatestN(keep))
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        newest = self._checkpointer.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: Any, data: Any) -> None:
+        """Starts writing; an error of the previous write is raised here."""
+        self._checkpointer.save_checkpointables_async(step, {"state": state, "data": data, "run": self._run})
+
+    def restore(self, state: Any, data: Any) -> Any:
+        """Reads the newest checkpoint into the shapes (and shardings) of ``state``; ``data`` is set to where it was.
+
+        Raises:
+          InputError: the checkpoint has another format, or belongs to a run with another config.
+        """
+        step = self.latest()
+        place = self.directory / str(step)
+        try:
+            found = self._checkpointer.load_checkpointables(step, {"run": self._run})["run"]
+        except (KeyError, ValueError, FileNotFoundError) as error:
+            raise InputError(f"is not a {FORMAT} checkpoint ({type(error).__name__})", file=place,
+                             hint="start the run in another directory") from error
+        if found != self._run:
+            raise InputError(f"was written by {found}, this run is {self._run}", file=place,
+                             hint="start the run in another directory")
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        loaded = self._checkpointer.load_checkpointables(step, {"state": abstract, "data": data})
+        return loaded["state"]
+
+    def close(self) -> None:
+        """Waits for the last write and raises its error, if any."""
+        self._checkpointer.close()

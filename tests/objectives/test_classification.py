@@ -1,0 +1,183 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES, Loss, binary_cross_entropy, cross_entropy
+
+
+def batch(seed, rows=4, steps=6, outputs=1, scale=3.0):
+    rng = np.random.default_rng(seed)
+    logits = scale * rng.standard_normal((rows, steps, outputs))
+    labels = rng.random((rows, steps))  # soft
+    labels[: rows // 2] = labels[: rows // 2].round()  # hard
+    mask = rng.random((rows, steps)) < 0.7
+    return logits, labels, mask
+
+
+def oracle_binary(logits, labels, mask, weights):
+    p = 1 / (1 + np.exp(-logits[..., 0].astype(np.float64)))
+    return np.sum((weights * -(labels * np.log(p) + (1 - labels) * np.log1p(-p)))[mask])
+
+
+def oracle_two_way(logits, labels, mask, weights):
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return np.sum((weights * -(labels * np.log(p[..., 1]) + (1 - labels) * np.log(p[..., 0])))[mask])
+
+
+def on_device(logits, labels, mask, **more):
+    return (jnp.float32(logits), jnp.float32(labels), jnp.asarray(mask)), {k: jnp.float32(v) for k, v in more.items()}
+
+
+CASES = [(binary_cross_entropy, oracle_binary, 1), (cross_entropy, oracle_two_way, 2)]
+
+
+@pytest.mark.parametrize("objective, oracle, outputs", CASES)
+def test_equals_the_oracle_with_hard_and_soft_labels_and_weights(objective, oracle, outputs):
+    for seed in range(3):
+        logits, labels, mask = batch(seed, outputs=outputs)
+        weights = np.random.default_rng(seed + 9).random(mask.shape)
+        args, more = on_device(logits, labels, mask, weights=weights)
+        loss = objective(*args, **more)
+        np.testing.assert_allclose(loss.total, oracle(logits, labels, mask, weights), rtol=2e-6)
+        np.testing.assert_allclose(loss.weight, weights[mask].sum(), rtol=1e-6)
+        plain = objective(*args)
+        assert plain.weight == mask.sum()
+        np.testing.assert_allclose(plain.mean(), oracle(logits, labels, mask, np.ones_like(labels)) / mask.sum(), rtol=2e-6)
+
+
+@pytest.mark.parametrize("objective, oracle, outputs", CASES)
+def test_gradient_equals_finite_differences_of_the_oracle(objective, oracle, outputs):
+    logits, labels, mask = batch(5, rows=2, steps=4, outputs=outputs)
+    weights = np.ones_like(labels)
+    (x, y, m), _ = on_device(logits, labels, mask)
+    gradient = jax.grad(lambda x: objective(x, y, m).total)(x)
+    for index in np.ndindex(logits.shape):
+        high, low = logits.copy(), logits.copy()
+        high[index] += 1e-5
+        low[index] -= 1e-5
+        difference = (oracle(high, labels, mask, weights) - oracle(low, labels, mask, weights)) / 2e-5
+        np.testing.assert_allclose(gradient[index], difference, atol=2e-6)
+
+
+def test_both_heads_agree_and_column_1_is_the_good_one():
+    logits, labels, mask = batch(1)
+    (x, y, m), _ = on_device(logits, labels, mask)
+    two = jnp.concatenate([jnp.zeros_like(x), x], axis=-1)
+    np.testing.assert_allclose(cross_entropy(two, y, m).total, binary_cross_entropy(x, y, m).total, rtol=1e-6)
+    confident_and_right = cross_entropy(jnp.array([[[-9.0, 9.0]]]), jnp.ones((1, 1)), jnp.ones((1, 1), bool))
+    assert confident_and_right.mean() < 1e-6 and confident_and_right.metric_means()["accuracy"] == 1
+
+
+def test_hand_computed_value_and_metrics():
+    x = jnp.array([[[np.log(3.0)], [0.0], [-2.0]]], jnp.float32)  # probabilities 3/4, 1/2, .119
+    y = jnp.array([[1.0, 1.0, 0.0]])
+    loss = binary_cross_entropy(x, y, jnp.array([[True, True, False]]))
+    np.testing.assert_allclose(loss.mean(), (np.log(4 / 3) + np.log(2)) / 2, rtol=1e-6)
+    assert loss.metric_means()["accuracy"] == 0.5 and loss.metric_means()["positives"] == 1
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy"])
+def test_extreme_logits_stay_finite(name):
+    objective, outputs = STEP_OBJECTIVES[name], OUTPUTS[name]
+    x = jnp.array([[1e4, -1e4, 1e4, -1e4]])[..., None] * jnp.ones(outputs)
+    x = x if outputs == 1 else x.at[..., 0].multiply(-1)
+    y = jnp.array([[1.0, 1.0, 0.0, 0.5]])
+    mask = jnp.ones((1, 4), bool)
+    value, gradient = jax.value_and_grad(lambda x: objective(x, y, mask).total)(x)
+    gap = 1e4 if outputs == 1 else 2e4
+    np.testing.assert_allclose(value, 2.5 * gap, rtol=1e-6)
+    assert np.isfinite(gradient).all() and gradient[0, 0, -1] == 0 and gradient[0, 1, -1] == -1
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy", "pqm_ranking"])
+def test_masked_steps_and_padding_are_never_read(name):
+    objective = STEP_OBJECTIVES[name]
+    logits, labels, mask = batch(3, outputs=OUTPUTS[name])
+    (x, y, m), _ = on_device(logits, labels, mask)
+    gradient = jax.jit(jax.value_and_grad(lambda x, y, m: objective(x, y, m).mean()))
+    clean = gradient(x, y, m)
+    dirty_x = jnp.pad(jnp.where(m[..., None], x, jnp.nan), ((0, 2), (0, 3), (0, 0)), constant_values=jnp.nan)
+    dirty_y = jnp.pad(jnp.where(m, y, jnp.nan), ((0, 2), (0, 3)), constant_values=-100)
+    dirty_m = jnp.pad(m, ((0, 2), (0, 3)))
+    dirty = gradient(dirty_x, dirty_y, dirty_m)
+    np.testing.assert_allclose(dirty[0], clean[0], rtol=1e-6)
+    np.testing.assert_allclose(dirty[1][:4, :6], clean[1], atol=1e-7)
+    assert (dirty[1][4:] == 0).all() and (dirty[1][:, 6:] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy", "pqm_ranking"])
+def test_micro_batches_with_unequal_label_counts_add_up_to_the_full_batch(name):
+    objective = jax.jit(STEP_OBJECTIVES[name])
+    logits, labels, mask = batch(4, rows=6, outputs=OUTPUTS[name])
+    mask[0], mask[1, 1:], mask[2:] = False, False, True
+    (x, y, m), _ = on_device(logits, labels, mask)
+    full = objective(x, y, m)
+
+    def add(total, rows):
+        return total + objective(*rows), None
+
+    cut = jax.tree.map(lambda a: a.reshape(3, 2, *a.shape[1:]), (x, y, m))
+    parts, _ = jax.lax.scan(add, Loss.zero(full.metrics), cut)
+    np.testing.assert_allclose(parts.mean(), full.mean(), rtol=1e-6)
+    assert parts.weight == full.weight
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), parts.metric_means(), full.metric_means())
+    of_means = np.mean([objective(x[i : i + 2], y[i : i + 2], m[i : i + 2]).mean() for i in (0, 2, 4)])
+    assert abs(of_means - full.mean()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy", "pqm_ranking"])
+def test_nothing_labeled_gives_zero_and_zero_gradient(name):
+    objective = STEP_OBJECTIVES[name]
+    x, y, m = jnp.ones((2, 3, OUTPUTS[name])), jnp.ones((2, 3)), jnp.zeros((2, 3), bool)
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: objective(x, y, m).mean()))(x)
+    assert value == 0 and (gradient == 0).all()
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy", "pqm_ranking"])
+def test_low_precision_outputs_are_summed_in_float32(name):
+    logits, labels, mask = batch(6, rows=16, steps=32, outputs=OUTPUTS[name])
+    (x, y, m), _ = on_device(logits, labels, mask)
+    x = x.astype(jnp.bfloat16)
+    objective = jax.jit(STEP_OBJECTIVES[name])
+    loss = objective(x, y, m)
+    assert loss.total.dtype == loss.weight.dtype == jnp.float32
+    np.testing.assert_allclose(loss.total, objective(x.astype(jnp.float32), y, m).total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(STEP_OBJECTIVES))
+def test_wrong_number_of_outputs_raises(name):
+    bad = jnp.zeros((1, 2, 3))
+    with pytest.raises(ValueError, match=rf"{name} takes outputs \[B, S, {OUTPUTS[name]}\], not \[1, 2, 3\]"):
+        STEP_OBJECTIVES[name](bad, jnp.zeros((1, 2)), jnp.ones((1, 2), bool))
+
+
+def test_equals_the_token_classification_loss_of_trl(shared):
+    cases = json.loads((shared / "fixtures/golden/trl_losses.json").read_text())["cases"]
+    cases = [case for case in cases if case["inputs"]["kind"] == "token_classification"]
+    assert len(cases) >= 5
+    for case in cases:
+        labels = np.array(case["inputs"]["labels"])
+        mask = labels != -100
+        if not mask.any():
+            continue
+        logits = jnp.array(case["inputs"]["logits"], jnp.float32)
+        loss, gradient = jax.value_and_grad(lambda x: cross_entropy(x, jnp.float32(labels), jnp.asarray(mask)).mean())(logits)
+        np.testing.assert_allclose(loss, case["outputs"]["loss"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(gradient, case["outputs"]["grad_logits"], atol=1e-5)
+        accuracy = cross_entropy(logits, jnp.float32(labels), jnp.asarray(mask)).metric_means()["accuracy"]
+        np.testing.assert_allclose(accuracy, case["outputs"]["accuracy"], rtol=1e-6)
+
+
+def test_equals_the_soft_label_loss_of_openrlhf(shared):
+    cases = json.loads((shared / "fixtures/golden/openrlhf_losses.json").read_text())["cases"]
+    cases = [c for c in cases if c["inputs"]["kind"] == "prm_soft" and not c["note"].startswith("REFERENCE DEFECT")]
+    for case in cases:
+        inputs = case["inputs"]
+        mask = np.array(inputs["input_ids"]) == inputs["placeholder_token_id"]
+        right, wrong = inputs["reward_token_ids"]
+        logits = jnp.array(inputs["logits"], jnp.float32)[..., jnp.array([wrong, right])]
+        loss = cross_entropy(logits, jnp.array(inputs["labels"], jnp.float32), jnp.asarray(mask))
+        np.testing.assert_allclose(loss.mean(), case["outputs"]["reward_tokens"]["loss"], rtol=1e-5)
