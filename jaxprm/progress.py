@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -112,7 +113,8 @@ class _SilentStage:
 class LogProgress:
     """Plain lines: when a stage begins, every ``every`` seconds, and when it ends."""
 
-    def __init__(self, stream: IO[str] | None = None, every: float = 15.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stream: io.TextIOBase | None = None, every: float = 15.0,
+                 clock: Callable[[], float] = time.monotonic):
         self._stream, self._every, self._clock = stream or sys.stderr, every, clock
 
     @contextlib.contextmanager
@@ -145,7 +147,7 @@ class _LogStage:
 class BarProgress:
     """A bar per stage (rich), replaced by its summary line when the stage has ended."""
 
-    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stream: io.TextIOBase | None = None, clock: Callable[[], float] = time.monotonic):
         from rich.console import Console
 
         self._console, self._clock = Console(file=stream or sys.stderr), clock
@@ -184,7 +186,7 @@ class _BarStage:
         self._bars.update(self._task, completed=meter.completed, details=f"{left}, {details}" if details else left)
 
 
-def terminal_progress(stream: IO[str] | None = None) -> Progress:
+def terminal_progress(stream: io.TextIOBase | None = None) -> Progress:
     """Bars if ``stream`` (default: standard error) is a terminal, else lines."""
     stream = stream or sys.stderr
     return BarProgress(stream) if stream.isatty() else LogProgress(stream)

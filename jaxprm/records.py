@@ -1,7 +1,8 @@
 """Host data: problems, solutions in steps, step labels, and their JSONL form.
 
-A label is a number in [0, 1] (1 = the step is right) or ``None`` (not judged). Ratings in files are -1 / 0 / +1 or null; how
-a *neutral* rating (0) counts and what happens *after the first error* are explicit policies, written next to the labels.
+A label is a number in [0, 1] (1 = the step is right) or ``None`` (not judged). Ratings in files are -1 / 0 / +1 or
+null; how a *neutral* rating (0) counts and what happens *after the first error* are explicit policies, written next
+to the labels.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ AfterErrorPolicy = Literal["keep", "ignore", "bad"]
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A question with its reference answer (``None`` where unknown). ``meta`` holds whatever the task or source adds."""
+    """A question with its reference answer (``None`` where unknown). ``meta`` holds whatever the task or source
+    adds."""
 
     id: str
     prompt: str
@@ -35,7 +37,8 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """A solution in steps. ``answer`` is its final answer, ``correct`` whether that answer is right (``None`` = unknown)."""
+    """A solution in steps. ``answer`` is its final answer, ``correct`` whether that answer is right (``None`` =
+    unknown)."""
 
     problem: Problem
     steps: tuple[str, ...]
@@ -51,7 +54,8 @@ class StepLabels:
     Attributes:
       values: number in [0, 1] or ``None`` (not judged) per step.
       first_error: 0-based index of the first wrong step, -1 = no wrong step, ``None`` = unknown.
-      made_by: who made the labels and with what settings, e.g. ``"verifier"`` or ``"human; neutral=good, after_error=ignore"``.
+      made_by: who made the labels and with what settings, e.g. ``"verifier"`` or ``"human; neutral=good,
+        after_error=ignore"``.
       cost: what they cost (``{"rollouts": 8, "policy_tokens": 512}``), empty where free.
     """
 
@@ -83,9 +87,9 @@ def labels_from_ratings(ratings: Iterable[int | None], *, neutral: NeutralPolicy
                         made_by: str = "", first_error: int | None = None) -> StepLabels:
     """Turns -1 / 0 / +1 / null ratings into labels.
 
-    ``after_error``: steps after the first wrong one keep their own rating (``keep``), count as not judged (``ignore``), or
-    count as wrong (``bad``). ``first_error`` is computed from the labels if not given: it is the first 0.0, else -1 if every
-    step is judged, else unknown.
+    ``after_error``: steps after the first wrong one keep their own rating (``keep``), count as not judged
+    (``ignore``), or count as wrong (``bad``). ``first_error`` is computed from the labels if not given: it is the
+    first 0.0, else -1 if every step is judged, else unknown.
     """
     values = [label_from_rating(rating, neutral) for rating in ratings]
     wrong = next((i for i, value in enumerate(values) if value == 0.0), None)
@@ -130,38 +134,32 @@ def _labels_field(row: dict, field: str, steps: int, allowed, message: str, file
     return values
 
 
-def _soften(labels: StepLabels, soft: list[float | None], after_error: AfterErrorPolicy) -> StepLabels:
-    values = [None if value is None else float(value) for value in soft]
-    if labels.first_error is not None and labels.first_error >= 0 and after_error != "keep":
-        after = labels.first_error + 1
-        values[after:] = labels.values[after:]
-    return dataclasses.replace(labels, values=tuple(values))
-
-
 def _labels(row: dict, kept: list[int], ratings: list | None, soft: list | None, first_error: int | None,
             neutral: NeutralPolicy, after_error: AfterErrorPolicy) -> StepLabels | None:
     """The labels of the kept steps.
 
-    A row with ``made_by`` was written by `to_row`: it names its policies already, and is restored exactly unless another
-    policy is asked for here.
+    A row with ``made_by`` was written by `to_row`: it names its policies already, and is restored exactly unless
+    another policy is asked for here.
     """
     if ratings is None and soft is None:
         return None
     if ratings is None:
         ratings = [None if value is None else (1 if value >= 0.5 else -1) for value in soft]
     ratings = [ratings[i] for i in kept]
-    soft = None if soft is None else [soft[i] for i in kept]
+    soft = None if soft is None else [None if soft[i] is None else float(soft[i]) for i in kept]
     made_by, cost = str(row.get("made_by") or ""), dict(row.get("cost") or {})
     if "made_by" in row and after_error == "keep" and 0 not in ratings:
         values = soft if soft is not None else [label_from_rating(rating, neutral) for rating in ratings]
-        return StepLabels(tuple(None if value is None else float(value) for value in values), first_error, made_by, cost)
+        return StepLabels(tuple(values), first_error, made_by, cost)
     labels = labels_from_ratings(ratings, neutral=neutral, after_error=after_error,
                                  made_by=made_by or str(row.get("source") or ""), first_error=first_error)
     if "first_error" in row and first_error is None and labels.first_error == -1:
         # An explicit null says "unknown" (a trajectory that stops early): all steps being right does not overrule it.
         labels = dataclasses.replace(labels, first_error=None)
     if soft is not None:
-        labels = _soften(labels, soft, after_error)
+        # The policy has decided the steps after the first error; the others keep their soft labels.
+        decided = len(soft) if labels.first_error in (None, -1) or after_error == "keep" else labels.first_error + 1
+        labels = dataclasses.replace(labels, values=(*soft[:decided], *labels.values[decided:]))
     return dataclasses.replace(labels, cost=cost)
 
 
@@ -169,12 +167,13 @@ def parse_row(row: Any, *, file=None, number: int = 1, neutral: NeutralPolicy = 
               after_error: AfterErrorPolicy = "keep", drop_empty: bool = False) -> tuple[LabeledSolution, int]:
     """One JSON object of the interchange schema -> (LabeledSolution, number of empty steps dropped).
 
-    Labels come from ``labels`` (-1, 0, 1 or null) or, more finely, from ``soft_labels`` (numbers in [0, 1] or null). A
-    ``first_error`` that is null means unknown; one that is absent is computed from the labels.
+    Labels come from ``labels`` (-1, 0, 1 or null) or, more finely, from ``soft_labels`` (numbers in [0, 1] or null). An
+    absent ``first_error`` is computed from the labels. One that is null means unknown: it is not taken for "no error"
+    where every label is good, but a label that is wrong does place the error.
 
     Raises:
-      InputError: a field is missing or of the wrong type, a step is empty (unless ``drop_empty``), or the number of labels
-        differs from the number of steps.
+      InputError: a field is missing or of the wrong type, a step is empty (unless ``drop_empty``), or the number of
+        labels differs from the number of steps.
     """
     if not isinstance(row, dict):
         raise InputError(f"a row must be a JSON object, not {type(row).__name__}", file=file, row=number,
@@ -231,8 +230,7 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
         raise InputError("is not a file" if path.exists() else "no such file", file=path, hint="check the path")
     number = 0
     try:
-        opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(path, encoding="utf-8-sig")
-        with opened as lines:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, _parse_json(line, path, number)
@@ -255,13 +253,15 @@ def read_solutions(path: str | os.PathLike, *, neutral: NeutralPolicy = "good", 
                    drop_empty: bool = False) -> Iterator[LabeledSolution]:
     """Streams a step-labelled JSONL file; see `parse_row` for what raises."""
     for number, row in read_json_lines(path):
-        yield parse_row(row, file=path, number=number, neutral=neutral, after_error=after_error, drop_empty=drop_empty)[0]
+        yield parse_row(row, file=path, number=number, neutral=neutral, after_error=after_error,
+                        drop_empty=drop_empty)[0]
 
 
 def to_row(item: LabeledSolution) -> dict[str, Any]:
     """The interchange form of a labelled solution, which `parse_row` restores exactly.
 
-    Labels 0.0 / 1.0 / None become -1 / 1 / null; soft labels stay numbers under ``soft_labels``, beside their rounding."""
+    Labels 0.0 / 1.0 / None become -1 / 1 / null; soft labels stay numbers under ``soft_labels``, beside their
+    rounding."""
     solution, labels = item.solution, item.labels
     row: dict[str, Any] = {"id": item.id, "problem": solution.problem.prompt, "steps": list(solution.steps),
                            "labels": None, "first_error": None, "answer": solution.problem.answer,
@@ -291,7 +291,8 @@ def dump_row(row: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike):
-    """Opens a temporary text file beside ``path`` and moves it there only if the block succeeds: no half-written output."""
+    """Opens a temporary text file beside ``path`` and moves it there only if the block succeeds: no half-written
+    output."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

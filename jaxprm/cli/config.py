@@ -15,7 +15,6 @@ A config binds dataclasses: one that no other refers to (the root, which the com
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,8 +134,3 @@ def _build(statements: Statements, root: type) -> tuple[Any, str]:
 def _failing_class(error: Exception) -> str | None:
     found = re.search(r"In call to configurable '(\w+)'", str(error))
     return found[1] if found else None
-
-
-def load_class(module: str, name: str) -> type:
-    """Imports a config class only when its command runs, so that ``jaxprm --help`` stays fast."""
-    return getattr(importlib.import_module(module), name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import re
 import tokenize
 import typing
 from collections.abc import Iterator, Sequence
@@ -156,8 +157,9 @@ def _parse(text: str, file: Path | str) -> Iterator[Any]:
     try:
         yield from config_parser.ConfigParser(text, _Delegate())
     except SyntaxError as error:
-        quotes = "a text needs quotes" if "parse value" in str(error.msg) else None
-        raise InputError(f"syntax error: {error.msg.rstrip('.')}", file=file, hint=quotes,
+        bare = re.search(r"Failed to parse token '(.*)'", error.msg)  # below what Python's own parser said about it
+        message = f"cannot read {bare[1]}" if bare else error.msg.split("\n")[0].rstrip(".")
+        raise InputError(f"syntax error: {message}", file=file, hint="a text needs quotes" if bare else None,
                          row=error.lineno if isinstance(file, Path) else None) from None
     except tokenize.TokenError as error:
         row = error.args[1][0] if len(error.args) > 1 and isinstance(file, Path) else None

@@ -25,11 +25,11 @@ EXTRAS = {"tfds": "tensorflow_datasets", "hub": "huggingface_hub", "serve": "uvi
 def facts() -> list[tuple[str, str]]:
     """(what, value) rows, in the order in which they are shown."""
     devices = jax.devices()
-    kinds = sorted({device.device_kind for device in devices})
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
     rows = [
         ("jaxprm", jaxprm.__version__),
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("devices", f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()}), {jax.process_count()} process(es)"),
+        ("devices", f"{len(devices)} x {kinds} ({jax.default_backend()}), {jax.process_count()} process(es)"),
     ]
     limit = (devices[0].memory_stats() or {}).get("bytes_limit") if jax.default_backend() != "cpu" else None
     if limit:
@@ -54,7 +54,7 @@ def usable_cores() -> int:
 
 
 def matmul_flops(size: int = 1024, repeats: int = 5) -> float:
-    """Best of ``repeats`` float32 products of two ``size`` x ``size`` matrices, in floating-point operations per second."""
+    """Best of ``repeats`` float32 products of ``size`` x ``size`` matrices, in floating-point operations per second."""
     product = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
     matrix = jnp.ones((size, size), jnp.float32)
     product(matrix).block_until_ready()

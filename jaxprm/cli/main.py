@@ -19,18 +19,21 @@ CACHE_VARIABLE = "JAXPRM_CACHE"
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Process reward models in JAX: train them, score steps, measure.\n\n"
-         "Commands that read a config take `--gin.Class.field=value` to change one of its values; texts need quotes: "
-         "`--gin.TrainPRM.name='\"a\"'`.")
+    help="Process reward models in JAX: train them, score steps, measure.")
 
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name of a shipped config, or a .gin file.")]
 RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/CONFIG]. "
                                                                            "If it holds this run, the run goes on.")]
+GinOption = Annotated[list[str] | None, typer.Option("--gin", metavar="CLASS.FIELD=VALUE", help=(
+    "Change a value of the config, also written `--gin.CLASS.FIELD=VALUE`; may be repeated. A text needs quotes: "
+    "`--gin.TrainPRM.name='\"a\"'`."))]
 
 
-def _version(value: bool) -> None:
+def _version(value: bool) -> bool:
     if value:
         print(jaxprm.__version__)
         raise typer.Exit
+    return value
 
 
 @app.callback()
@@ -40,24 +43,22 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 
 @app.command()
-def quickstart(context: typer.Context, config: Annotated[str, typer.Argument(help="Config name or file.")] = "quickstart",
-               run: RunOption = None) -> None:
+def quickstart(config: ConfigArgument = "quickstart", run: RunOption = None, gin: GinOption = None) -> None:
     """The whole loop on the embedded task; ends with a report you can open.
 
     Example: `jaxprm quickstart --run runs/seed1 --gin.Quickstart.seed=1`
     """
-    report = _run_config(context, "jaxprm.pipelines.quickstart", "Quickstart", config, run)
+    report = _run_config("jaxprm.pipelines.quickstart", "Quickstart", config, run, gin)
     print(f"report: {report.resolve()}")
 
 
 @app.command()
-def train(context: typer.Context, config: Annotated[str, typer.Argument(help="Config name or file.")],
-          run: RunOption = None) -> None:
+def train(config: ConfigArgument, run: RunOption = None, gin: GinOption = None) -> None:
     """Train a process reward model from step labels.
 
     Example: `JAXPRM_DATA=../shared/data jaxprm train prm/prm800k --gin.TrainPRM.seed=1`
     """
-    _run_config(context, "jaxprm.pipelines.train_prm", "TrainPRM", config, run)
+    _run_config("jaxprm.pipelines.train_prm", "TrainPRM", config, run, gin)
 
 
 @app.command()
@@ -66,7 +67,7 @@ def score(
     input: Annotated[Path, typer.Option(metavar="FILE", help="JSONL rows with `problem` and `steps`.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The same rows plus `scores` and `aggregate`.")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the steps coloured by score.")] = None,
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps instead of refusing.")] = False,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps, do not refuse.")] = False,
     batch_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens scored at a time.")] = 16384,
 ) -> None:
     """Score every step of every solution in a file.
@@ -105,7 +106,7 @@ def doctor() -> None:
     show()
 
 
-def _run_config(context: typer.Context, module: str, root: str, config: str, run: Path | None) -> Path:
+def _run_config(module: str, root: str, config: str, run: Path | None, overrides: list[str] | None) -> Path:
     """Resolves a config for the pipeline ``module``, runs it in its directory, and returns the path of the report."""
     progress = _prepare()
     import importlib
@@ -114,7 +115,7 @@ def _run_config(context: typer.Context, module: str, root: str, config: str, run
     from jaxprm.run_directory import RunDirectory
 
     pipeline = importlib.import_module(module)
-    resolved = resolve(config, context.obj or (), getattr(pipeline, root))
+    resolved = resolve(config, overrides or (), getattr(pipeline, root))
     directory = RunDirectory(run or Path("runs") / resolved.name, resolved.config, resolved.text)
     progress.log(f"{'resuming' if directory.resumed else 'starting'} {directory.path} "
                  f"(config {resolved.path}, sha256 {resolved.sha256[:12]})")
@@ -124,6 +125,9 @@ def _run_config(context: typer.Context, module: str, root: str, config: str, run
 
 def _prepare() -> Progress:
     """Starts jax with a persistent compilation cache, unless the user has set one, and picks how to show progress."""
+    from jaxprm.runtime import keep_freed_memory
+
+    keep_freed_memory()
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
@@ -132,39 +136,37 @@ def _prepare() -> Progress:
     return terminal_progress() if jax.process_index() == 0 else SilentProgress()
 
 
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Takes ``--gin.X=Y`` out of the arguments: (the others, [``X=Y``, ...])."""
+def spell_out_overrides(arguments: list[str]) -> list[str]:
+    """``--gin.X=Y``, which no option parser knows, becomes ``--gin=X=Y``."""
     prefix = "--gin."
-    return ([argument for argument in arguments if not argument.startswith(prefix)],
-            [argument[len(prefix):] for argument in arguments if argument.startswith(prefix)])
+    return [f"--gin={item.removeprefix(prefix)}" if item.startswith(prefix) else item for item in arguments]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script. Bad input ends in one line on standard error and exit code 2, an interrupt in 130."""
-    rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
-    # In one line whatever the message holds, so that scripts can rely on it.
-    fail = lambda message: print(f"error: {message}".replace("\n", " "), file=sys.stderr)
+    arguments = spell_out_overrides(sys.argv[1:] if arguments is None else arguments)
+    message = None
     try:
-        # Not `standalone`: typer would turn an interrupt into exit code 1.
-        code = app(args=rest or ["--help"], obj=overrides, prog_name="jaxprm", standalone_mode=False)
+        # Not standalone, so that errors arrive here; it returns the exit code of --help (0) and of an interrupt (130).
+        code = app(args=arguments or ["--help"], prog_name="jaxprm", standalone_mode=False) or 0
     except InputError as error:
-        fail(error)
-        code = 2
+        code, message = 2, str(error)
     except OSError as error:
         if error.filename is None:
             raise
-        fail(f"{error.filename}: {error.strerror}")
-        code = 2
+        code, message = 2, f"{error.filename}: {error.strerror}"
     except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted; the same command goes on from the last checkpoint")
         code = 130
     except Exception as error:
         # Wrong options. Their base class is click's or typer's own copy of it, by version; both have this method.
         if not hasattr(error, "format_message"):
             raise
-        fail(f"{error.format_message()} See: jaxprm --help")
-        code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+        code, message = 2, f"{error.format_message().rstrip('.')}; see jaxprm --help"
+    if code == 130:
+        message = "interrupted; the same command goes on from the last checkpoint"
+    if message:
+        print("error: " + message.replace("\n", " "), file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

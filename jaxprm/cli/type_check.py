@@ -54,7 +54,7 @@ def _inside(value: Any, origin: Any, arguments: tuple) -> str | None:
     if not arguments or not isinstance(value, tuple | list | set | frozenset | collections.abc.Mapping):
         return None
     if isinstance(value, collections.abc.Mapping):
-        parts = [(f"key {key!r}", key, arguments[0]) for key in value]
+        parts = [("key", key, arguments[0]) for key in value]
         parts += [(f"entry {key!r}", item, arguments[1]) for key, item in value.items()]
     elif origin is tuple and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):

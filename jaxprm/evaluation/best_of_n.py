@@ -1,32 +1,35 @@
 """Accuracy against N: what is gained by sampling N solutions of a problem and choosing one with a reward model.
 
-From one pool of M >= N candidates per problem, the accuracy at N is the mean over *subsets* of size N, in place of one arbitrary
-choice of N candidates:
+From one pool of M >= N candidates per problem, the accuracy at N is the mean over *subsets* of size N, in place of one
+arbitrary choice of N candidates:
 
-- ``pass@1``, ``prm best`` and ``oracle`` have closed forms over all subsets (exact and unbiased). With the candidates sorted
-  best first, that of 0-based rank r is the best of a subset exactly if it is in it and none of the r better ones is:
-  ``C(M - 1 - r, N - 1) / C(M, N)``. The oracle (pass@N) is ``1 - C(M - c, N) / C(M, N)`` with c right candidates
-  (Chen et al. 2021, arXiv:2107.03374).
-- ``majority`` and ``prm weighted`` have none; they are averaged over random subsets drawn with the given key (the whole pool
-  once if N = M), the same subsets for both.
+- ``pass@1``, ``PRM best`` and ``oracle`` have closed forms over all subsets (exact and unbiased). With the candidates
+  sorted best first, that of 0-based rank r is the best of a subset exactly if it is in it and none of the r better
+  ones is: ``C(M - 1 - r, N - 1) / C(M, N)``. The oracle (pass@N) is ``1 - C(M - c, N) / C(M, N)`` with c right
+  candidates (Chen et al. 2021, arXiv:2107.03374).
+- ``majority`` and ``PRM weighted`` have none; they are averaged over random subsets drawn with the given key (the
+  whole pool once if N = M), the same subsets for both.
 
-Ties go to the candidate that comes first in the pool. A candidate without an answer is wrong and has no vote, but the
-reward model may well choose it as the best. Intervals are bootstrapped over problems; differences are paired by problem.
+The rules of `jaxprm.scoring.votes` hold: ties go to the candidate that comes first in the pool, and a candidate
+without an answer neither votes nor wins. Intervals are bootstrapped over problems; differences are paired by problem.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import gammaln
 
 from jaxprm.errors import InputError
 from jaxprm.metrics import Interval, bootstrap_mean, paired_difference
+from jaxprm.metrics.pass_at_k import pass_at_k
+from jaxprm.scoring.votes import NO_ANSWER, select_at
 
-METHODS = ("pass@1", "majority", "prm best", "prm weighted", "oracle")
+METHODS = ("pass@1", "majority", "PRM best", "PRM weighted", "oracle")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,13 +37,16 @@ class Candidates:
     """A pool of M candidate solutions for each of Q problems.
 
     Attributes:
-      answers: `[Q][M]` final answers, equal where they vote together (make them canonical before), ``None`` = no answer.
+      answers: `[Q][M]` final answers, equal where they vote together (make them canonical before), ``None`` = no
+        answer.
       correct: bool[Q, M], whether the final answer is right; must be False where there is no answer.
-      scores: float[Q, M], score of the whole solution (aggregated over steps); finite, and >= 0 as it is the weight of a vote.
+      scores: float[Q, M], score of the whole solution (aggregated over steps); finite, and >= 0 as it is the weight of
+        a vote.
       policy_tokens: float[Q, M], tokens the policy made for each candidate, or None.
 
     Raises:
-      InputError: shapes differ, no candidate at all, a score is not finite or negative, a candidate without answer is correct.
+      InputError: shapes differ, no candidate at all, a score is not finite or negative, a candidate without answer is
+        correct.
     """
 
     answers: Sequence[Sequence[str | None]]
@@ -72,17 +78,6 @@ class Candidates:
                 raise InputError(f"must have the shape of correct, {correct.shape}", field="policy_tokens",
                                  value=self.policy_tokens.shape)
 
-    def classes(self) -> Int[np.ndarray, "Q M"]:
-        """Index of the first candidate with the same answer; -1 without an answer.
-
-            answers ["7", None, "3", "7"]  ->  [0, -1, 2, 0]
-        """
-        table = np.empty(self.correct.shape, np.int64)
-        for row, problem in enumerate(self.answers):
-            first: dict[str, int] = {}
-            table[row] = [-1 if answer is None else first.setdefault(answer, place) for place, answer in enumerate(problem)]
-        return table
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BestOfN:
@@ -111,14 +106,15 @@ class BestOfN:
         """Accuracy of ``first`` minus that of ``second`` at N = ``size``, paired by problem."""
         return self.difference_from(self.per_problem[first][self.sizes.index(size)], second, size)
 
-    def difference_from(self, values: Float[np.ndarray, "Q"], second: str, size: int) -> Interval:
-        """As `difference`, for a method measured elsewhere on the same problems (beam search, say), in the same order."""
+    def difference_from(self, values: Float[np.ndarray, " Q"], second: str, size: int) -> Interval:
+        """As `difference`, for a method measured elsewhere on the same problems (beam search, say), in the same
+        order."""
         other = self.per_problem[second][self.sizes.index(size)]
         return paired_difference(values, other, np.arange(len(other)), self.key, resamples=self.resamples)
 
 
 def best_of_n(candidates: Candidates, key: int | tuple[int, ...], *, sizes: Sequence[int] | None = None,
-              subsets: int = 64, resamples: int = 1000) -> BestOfN:
+              subsets: int = 32, resamples: int = 1000) -> BestOfN:
     """Accuracy of pass@1, majority, best and weighted choice, and the oracle, at several N.
 
     Args:
@@ -139,74 +135,46 @@ def best_of_n(candidates: Candidates, key: int | tuple[int, ...], *, sizes: Sequ
             raise InputError(f"must be between 1 and the {pool} candidates per problem", field="sizes", value=size)
     if subsets < 1:
         raise InputError("must be positive", field="subsets", value=subsets)
-    rng = np.random.default_rng(key)
-    classes, correct, scores = candidates.classes(), candidates.correct, candidates.scores
+    rng = np.random.default_rng(np.append(key, 1))  # a stream of its own beside that of the bootstrap
+    answers = np.array(candidates.answers, object)
+    correct, scores = candidates.correct, candidates.scores
     rows = np.arange(problems)[:, None]
-    ranked = correct[rows, np.argsort(-scores, axis=1, kind="stable")]
+    ranked = correct[rows, np.argsort(np.where(answers == None, np.inf, -scores), axis=1, kind="stable")]  # noqa: E711
     per_problem: dict[str, list[np.ndarray]] = {method: [] for method in METHODS}
     for size in sizes:
+        oracle = np.array([pass_at_k(pool, right, size) for right in range(pool + 1)])
         per_problem["pass@1"].append(correct.mean(axis=1))
-        per_problem["prm best"].append(ranked @ _chance_of_best(pool, size))
-        per_problem["oracle"].append(1 - _chance_of_missing(pool, correct.sum(axis=1), size))
+        per_problem["PRM best"].append(ranked @ _chance_of_best(pool, size))
+        per_problem["oracle"].append(oracle[correct.sum(axis=1)])
+        if size == 1:  # a single candidate is chosen by any vote
+            for method in ("majority", "PRM weighted"):
+                per_problem[method].append(correct.mean(axis=1))
+            continue
         members = _subsets(rng, problems, pool, size, subsets)
-        at = rows[:, :, None]
-        for method, weights in (("majority", np.ones_like(scores)), ("prm weighted", scores)):
-            elected = vote(classes[at, members], weights[at, members])
-            chosen = np.take_along_axis(members, elected[..., None], axis=2)[..., 0]
-            has_answer = np.take_along_axis(classes, chosen, axis=1) >= 0
-            per_problem[method].append((np.take_along_axis(correct, chosen, axis=1) & has_answer).mean(axis=1))
+        drawn = answers[rows[..., None], members].reshape(-1, size), scores[rows[..., None], members].reshape(-1, size)
+        for method, how in (("majority", "majority"), ("PRM weighted", "weighted")):
+            place = select_at(*drawn, size, how).reshape(members.shape[:2])
+            chosen = np.take_along_axis(members, np.maximum(place, 0)[..., None], axis=2)[..., 0]
+            right = np.take_along_axis(correct, chosen, axis=1) & (place != NO_ANSWER)
+            per_problem[method].append(right.mean(axis=1))
     table = {method: np.stack(values) for method, values in per_problem.items()}
     groups = np.arange(problems)
-    accuracy = {method: tuple(bootstrap_mean(row, groups, key, resamples=resamples) for row in values)
-                for method, values in table.items()}
+    interval = functools.cache(lambda row: bootstrap_mean(np.frombuffer(row), groups, key, resamples=resamples))
+    accuracy = {method: tuple(interval(row.tobytes()) for row in values) for method, values in table.items()}
     tokens = None
     if candidates.policy_tokens is not None:
         tokens = tuple(float(size * candidates.policy_tokens.mean()) for size in sizes)
     return BestOfN(tuple(sizes), accuracy, table, tokens, key, resamples)
 
 
-def vote(classes: Int[np.ndarray, "*L N"], weights: Float[np.ndarray, "*L N"]) -> Int[np.ndarray, "*L"]:
-    """Elects the class with the largest sum of weights; returns the place of its first member.
-
-    Candidates of class -1 have no vote; if no candidate has one, place 0 is returned.
-
-        classes [5, 9, 9, -1], weights [.7, .2, .4, .9]  ->  0   (class 5 has .7, class 9 has .6)
-    """
-    *leading, size = classes.shape
-    flat = classes.reshape(-1, size)
-    # The place of the first member of one's class names the class with a number below N, so that bincount can add up.
-    first = np.argmax(flat[:, :, None] == flat[:, None, :], axis=2)
-    weights = np.where(flat < 0, 0.0, weights.reshape(-1, size))
-    slots = np.arange(len(flat))[:, None] * size + first
-    totals = np.bincount(slots.ravel(), weights.ravel(), minlength=flat.size).reshape(flat.shape)
-    # -1 loses to a vote of weight zero; places that are no first member hold 0 and must not win either.
-    allowed = (flat >= 0) & (first == np.arange(size))
-    return np.argmax(np.where(allowed, totals, -1.0), axis=1).reshape(leading)
-
-
 def _subsets(rng: np.random.Generator, problems: int, pool: int, size: int, count: int) -> Int[np.ndarray, "Q R N"]:
     """Random subsets without replacement, in the order of the pool; the whole pool once if it is all of it."""
     if size == pool:
         return np.broadcast_to(np.arange(pool), (problems, 1, pool))
-    if size == 1:
-        return np.broadcast_to(np.arange(pool)[:, None], (problems, pool, 1))
     order = np.argpartition(rng.random((problems, count, pool), np.float32), size - 1, axis=2)
     return np.sort(order[..., :size], axis=2)
 
 
-def _log_choose(n, k) -> np.ndarray:
-    """log C(n, k), -inf where k > n."""
-    n, k = np.broadcast_arrays(np.asarray(n, np.float64), np.asarray(k, np.float64))
-    inside = k <= n
-    safe = np.where(inside, n, k)
-    return np.where(inside, gammaln(safe + 1) - gammaln(k + 1) - gammaln(safe - k + 1), -np.inf)
-
-
-def _chance_of_best(pool: int, size: int) -> Float[np.ndarray, "M"]:
+def _chance_of_best(pool: int, size: int) -> Float[np.ndarray, " M"]:
     """Probability that the candidate of each rank is the best of a random subset."""
-    return np.exp(_log_choose(pool - 1 - np.arange(pool), size - 1) - _log_choose(pool, size))
-
-
-def _chance_of_missing(pool: int, right: Int[np.ndarray, "Q"], size: int) -> Float[np.ndarray, "Q"]:
-    """Probability that a random subset holds no right candidate."""
-    return np.exp(_log_choose(pool - right, size) - _log_choose(pool, size))
+    return np.array([math.comb(pool - 1 - rank, size - 1) / math.comb(pool, size) for rank in range(pool)])

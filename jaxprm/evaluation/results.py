@@ -3,12 +3,13 @@
     {"pass_at_1": {"mean": 0.39, "low": 0.36, "high": 0.42}, ..., "rl": {"start": {"pass_at_1": {...}, ...}, ...},
      "seconds": {"train": 81.2, ...}, "seed": 0, "config_sha256": "9f86d081..."}
 
-Means and bounds are in the unit of the quantity (a fraction for accuracies); ``null`` stands for an undefined number, as
-the F1 of a set without wrong steps.
+Means and bounds are in the unit of the quantity (a fraction for accuracies); ``null`` stands for an undefined number,
+as the F1 of a set without wrong steps.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +17,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxprm.errors import InputError
 from jaxprm.records import atomic_write
@@ -34,6 +37,19 @@ def number(interval) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
+def to_json(value):
+    """Dataclasses, NumPy arrays and scalars, tuples and mappings -> what ``json.dump`` takes; NaN becomes ``None``."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return to_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def build_results(numbers: Mapping[str, Any], rl: Mapping[str, Mapping[str, Any]], *, seconds: Mapping[str, float],
                   seed: int, config_sha256: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Assembles and checks the content of ``results.json``.
@@ -44,7 +60,7 @@ def build_results(numbers: Mapping[str, Any], rl: Mapping[str, Mapping[str, Any]
       seconds: wall-clock seconds per stage.
       seed: the seed of the run.
       config_sha256: SHA-256 (hex) of the operative configuration.
-      extra: further JSON values; may not replace a key given elsewhere.
+      extra: further values, see `to_json`; may not replace a key given elsewhere.
 
     Raises:
       InputError: see `validate_results`; or a key of ``extra`` is already taken.
@@ -56,7 +72,7 @@ def build_results(numbers: Mapping[str, Any], rl: Mapping[str, Mapping[str, Any]
     for key, value in (extra or {}).items():
         if key in results:
             raise InputError("is already a key of the results", field=key, hint="rename the extra value")
-        results[key] = value
+        results[key] = to_json(value)
     return validate_results(results)
 
 
@@ -64,8 +80,9 @@ def validate_results(results: Any, *, file: str | os.PathLike | None = None) -> 
     """Returns ``results`` if it holds every key of the schema with values of the right form. Other keys are allowed.
 
     Raises:
-      InputError: a key is missing, a number is not ``{"mean", "low", "high"}``, its bounds are out of order, ``seconds`` is
-        not a non-negative number per stage, ``seed`` not an integer, or ``config_sha256`` not 64 hexadecimal digits.
+      InputError: a key is missing, a number is not ``{"mean", "low", "high"}``, its bounds are out of order,
+        ``seconds`` is not a non-negative number per stage, ``seed`` not an integer, or ``config_sha256`` not 64
+        hexadecimal digits.
     """
     if not isinstance(results, dict):
         raise InputError("results must be a JSON object", file=file, value=results)

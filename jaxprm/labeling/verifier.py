@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jaxprm.errors import InputError
 from jaxprm.records import Problem, Solution, StepLabels
-from jaxprm.tasks.base import Key, StepVerdicts
+from jaxprm.tasks.base import StepVerdicts
 
 AfterError = Literal["bad", "ignore", "local"]
 
@@ -19,9 +19,9 @@ class VerifierLabeler:
 
     Attributes:
       task: a `jaxprm.tasks.base.Task`.
-      after_error: what counts after the first error. "bad": every later step is wrong, for it builds on an error. "ignore":
-        later steps are not judged. "local": a later step is right if it follows from what the solution wrote before it
-        (`StepVerdicts.valid`).
+      after_error: what counts after the first error. "bad": every later step is wrong, for it builds on an error.
+        "ignore": later steps are not judged. "local": a later step is right if it follows from what the solution
+        wrote before it (`StepVerdicts.valid`).
     """
 
     task: Any
@@ -37,7 +37,8 @@ class VerifierLabeler:
         return f"verifier {type(self.task).__name__}; after_error={self.after_error}"
 
     def __call__(self, key: Any, problems: Sequence[Problem], solutions: Sequence[Solution]) -> list[StepLabels]:
-        """One `StepLabels` per solution; ``solutions[i]`` solves ``problems[i]``. ``key`` is not used: nothing is random.
+        """One `StepLabels` per solution; ``solutions[i]`` solves ``problems[i]``. ``key`` is not used: nothing is
+        random.
 
         Raises:
           InputError: the two lists differ in length, or a prompt is none of the task's.

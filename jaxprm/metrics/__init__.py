@@ -12,6 +12,7 @@ from jaxprm.metrics.classification import (
     f1_at,
 )
 from jaxprm.metrics.first_error import NO_ERROR, FirstErrorF1, best_threshold, first_below, first_error_f1
+from jaxprm.metrics.pass_at_k import pass_at_k
 
 __all__ = [
     "NO_ERROR",
@@ -32,4 +33,5 @@ __all__ = [
     "first_below",
     "first_error_f1",
     "paired_difference",
+    "pass_at_k",
 ]

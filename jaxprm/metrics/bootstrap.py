@@ -1,7 +1,8 @@
 """Confidence intervals by resampling whole problems.
 
-Steps of a solution, and solutions of a problem, are not independent: resampling rows would give intervals that are too narrow. Here
-the groups (problems) are drawn with replacement, and every row follows its group. Intervals are percentile intervals.
+Steps of a solution, and solutions of a problem, are not independent: resampling rows would give intervals that are too
+narrow. Here the groups (problems) are drawn with replacement, and every row follows its group. Intervals are percentile
+intervals.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ class Interval:
     high: float
 
 
-def bootstrap_interval(statistic: Callable[[Int[np.ndarray, "R"]], float | None], groups, key: int | Sequence[int], *,
+def bootstrap_interval(statistic: Callable[[Int[np.ndarray, " R"]], float | None], groups, key: int | Sequence[int], *,
                        resamples: int = 1000, level: float = 0.95) -> Interval:
     """The interval of any statistic of rows.
 
     Args:
-      statistic: takes row indices (some of them repeated, some absent) and returns a number, or None / nan where it is undefined on
-        these rows; such resamples are left out. For a difference of two methods compute both on the same rows.
+      statistic: takes row indices (some of them repeated, some absent) and returns a number, or None / nan where it is
+        undefined on these rows; such resamples are left out. For a difference of two methods compute both on the same
+        rows.
       groups: `[N]` id of the group (problem) of each row; any sortable values.
       key: seed of the resampling.
       resamples: how often the groups are drawn.
@@ -57,15 +59,17 @@ def bootstrap_mean(values, groups, key: int | Sequence[int], *, resamples: int =
         raise ValueError(f"values {values.shape} and groups {index.shape} differ in shape")
     draws = _draws(count, key, resamples, level)
     sums, sizes = np.bincount(index, values, minlength=count), np.bincount(index, minlength=count)
-    return _percentiles(values.mean() if len(values) else None, (draws @ sums) / (draws @ sizes), level)
+    if not len(values):
+        return _percentiles(None, [], level)
+    return _percentiles(values.mean(), (draws @ sums) / (draws @ sizes), level)
 
 
 def paired_difference(first, second, groups, key: int | Sequence[int], *, resamples: int = 1000,
                       level: float = 0.95) -> Interval:
     """The interval of ``mean(first) - mean(second)``, two methods measured on the same rows.
 
-    Both are resampled together: what makes a problem hard for both cancels, so the interval is narrower than that of two
-    independent samples. The difference is significant at ``1 - level`` where the interval excludes zero.
+    Both are resampled together: what makes a problem hard for both cancels, so the interval is narrower than that of
+    two independent samples. The difference is significant at ``1 - level`` where the interval excludes zero.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape:
@@ -94,7 +98,7 @@ def bootstrap_auroc(scores, labels, groups, key: int | Sequence[int], *, positio
     strata = np.flatnonzero(new_position[ties])
     stratum_of_tie = np.cumsum(new_position[ties]) - 1
 
-    def area(draws: Float[np.ndarray, "R G"]) -> Float[np.ndarray, "R"]:
+    def area(draws: Float[np.ndarray, "R G"]) -> Float[np.ndarray, " R"]:
         times = draws[:, index]
         right = np.add.reduceat(times * labels, ties, axis=1)
         wrong = np.add.reduceat(times * ~labels, ties, axis=1)
@@ -109,7 +113,7 @@ def bootstrap_auroc(scores, labels, groups, key: int | Sequence[int], *, positio
     return _percentiles(area(np.ones((1, count)))[0], np.concatenate(samples), level)
 
 
-def _groups(groups) -> tuple[Int[np.ndarray, "N"], int]:
+def _groups(groups) -> tuple[Int[np.ndarray, " N"], int]:
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     return index.reshape(-1), len(names)
 
@@ -118,7 +122,9 @@ def _draws(count: int, key, resamples: int, level: float) -> Int[np.ndarray, "R 
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples {resamples} must be at least 1 and level {level} between 0 and 1")
     rng = np.random.default_rng(key)
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples) if count else np.zeros((resamples, 0), np.int64)
+    if not count:
+        return np.zeros((resamples, 0), np.int64)
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
 def _percentiles(estimate, samples, level: float) -> Interval:

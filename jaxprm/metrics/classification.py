@@ -1,4 +1,4 @@
-"""How well scores separate right from wrong steps, and how far they are probabilities. NumPy float64 on the host, exact."""
+"""How well scores separate right from wrong steps, and how far they are probabilities. NumPy float64 on the host."""
 
 from __future__ import annotations
 
@@ -34,23 +34,24 @@ class WithinPosition:
     """AUROC among steps at the same position of their solutions.
 
     Attributes:
-      mean: mean of the positions' AUROC, weighted by their number of right-wrong pairs; None where no position has a pair.
+      mean: the positions' AUROC weighted by their number of right-wrong pairs; None where no position has a pair.
       positions: int[P], the positions that hold both classes, ascending.
       values: float[P], their AUROC.
       pairs: int[P], their number of right-wrong pairs.
     """
 
     mean: float | None
-    positions: Int[np.ndarray, "P"]
-    values: Float[np.ndarray, "P"]
-    pairs: Int[np.ndarray, "P"]
+    positions: Int[np.ndarray, " P"]
+    values: Float[np.ndarray, " P"]
+    pairs: Int[np.ndarray, " P"]
 
 
 def auroc_within_position(scores, labels, positions) -> WithinPosition:
     """AUROC of the pairs of steps that stand at the same position.
 
-    Errors grow likelier along a solution, so a reader of position alone has a flattering `auroc`; here it has exactly 0.5. The
-    weighted mean is the probability that a random right-wrong pair from one position is in the right order. (Our definition.)
+    Errors grow likelier along a solution, so a reader of position alone has a flattering `auroc`; here it has exactly
+    0.5. The weighted mean is the probability that a random right-wrong pair from one position is in the right order.
+    (Our definition.)
 
     Args:
       scores: `[N]` numbers.
@@ -75,7 +76,8 @@ def auroc_within_position(scores, labels, positions) -> WithinPosition:
 
 
 def average_precision(scores, labels) -> float | None:
-    """Area under the precision-recall steps: sum over thresholds of (recall gained) * precision; None without a positive.
+    """Area under the precision-recall steps: sum over thresholds of (recall gained) * precision; None without a
+    positive.
 
     Equal scores form one threshold. No interpolation: the definition of scikit-learn's `average_precision_score`.
     """
@@ -118,17 +120,18 @@ class Calibration:
     """
 
     error: float
-    edges: Float[np.ndarray, "E"]
-    confidence: Float[np.ndarray, "C"]
-    accuracy: Float[np.ndarray, "C"]
-    count: Int[np.ndarray, "C"]
+    edges: Float[np.ndarray, " E"]
+    confidence: Float[np.ndarray, " C"]
+    accuracy: Float[np.ndarray, " C"]
+    count: Int[np.ndarray, " C"]
 
 
 def expected_calibration_error(probabilities, labels, bins: int = 10) -> Calibration:
     """How far the probabilities of "right" are from the share of right steps, in equal-width bins.
 
-    Bin b holds the probabilities in [b / bins, (b + 1) / bins); 1.0 belongs to the last one. Labels may be soft. This is the
-    calibration of the probability of the positive class (Guo et al. 2017 bin the confidence of the predicted class instead).
+    Bin b holds the probabilities in [b / bins, (b + 1) / bins); 1.0 belongs to the last one. Labels may be soft. This
+    is the calibration of the probability of the positive class (Guo et al. 2017 bin the confidence of the predicted
+    class instead).
 
     Raises:
       ValueError: a probability or label outside [0, 1], or no bin.

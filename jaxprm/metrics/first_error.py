@@ -12,8 +12,10 @@ NO_ERROR = -1
 
 @dataclasses.dataclass(frozen=True)
 class FirstErrorF1:
-    """Attributes:
-      f1: harmonic mean of the two accuracies (not an F1 of precision and recall); 0.0 where both are 0 or a group is empty.
+    """The harmonic mean of two accuracies, which is not an F1 of precision and recall.
+
+    Attributes:
+      f1: harmonic mean of the two accuracies; 0.0 where either is 0.
       accuracy_erroneous: share of the solutions with an error whose first error is found exactly; 0.0 for none.
       accuracy_clean: share of the solutions without an error that are called clean; 0.0 for none.
       erroneous, clean: number of solutions in the two groups.
@@ -30,7 +32,8 @@ def first_error_f1(predicted, true) -> FirstErrorF1:
     """ProcessBench's metric, as fractions (its code prints percent, and nan where this returns 0.0).
 
     Args:
-      predicted: `[N]`, 0-based index of the first wrong step, -1 for "no error", None for "no verdict" (always counted wrong).
+      predicted: `[N]`, 0-based index of the first wrong step, -1 for "no error", None for "no verdict" (always counted
+        wrong).
       true: `[N]`, 0-based index of the first wrong step, -1 for none.
     """
     if len(predicted) != len(true):
@@ -57,9 +60,9 @@ def first_below(scores, threshold: float) -> int:
 def best_threshold(scores, true) -> float:
     """The threshold of `first_below` that has the best `first_error_f1` on these solutions.
 
-    Choose it on a calibration split and report the F1 of another: chosen on the test set it flatters. Only the order of the scores
-    matters, so the candidates are the midpoints between neighbouring distinct step scores and one value at either end; of equally
-    good candidates the middle one is returned.
+    Choose it on a calibration split and report the F1 of another: chosen on the test set it flatters. Only the order of
+    the scores matters, so the candidates are the midpoints between neighbouring distinct step scores and one value at
+    either end; of equally good candidates the middle one is returned.
 
     Args:
       scores: per solution, one score per step.
@@ -74,8 +77,8 @@ def best_threshold(scores, true) -> float:
     gold = np.asarray(true, np.int64)
     clean = gold == NO_ERROR
 
-    # first_below is the true step exactly while  score[true] < threshold <= min(scores before it);  a clean solution is called
-    # clean while  threshold <= min(scores). So every solution is right on one interval of thresholds: count interval ends.
+    # first_below is the true step exactly while  score[true] < threshold <= min(scores before it);  a clean solution is
+    # called clean while  threshold <= min(scores).  So every solution is right on one interval: count interval ends.
     low, high = np.empty(len(gold)), np.empty(len(gold))
     for row, (steps, first) in enumerate(zip(scores, gold)):
         steps = np.asarray(steps, np.float64)

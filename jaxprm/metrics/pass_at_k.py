@@ -6,9 +6,10 @@ import math
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Probability that at least one of `k` samples, drawn without replacement from `samples` of which `correct` are right, is right.
+    """Probability that `k` of the `samples`, drawn without replacement, hold at least one of the `correct` ones.
 
-    ``1 - C(n - c, k) / C(n, k)``, the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374).
+    ``1 - C(n - c, k) / C(n, k)`` with n samples and c correct ones: the unbiased estimate of Chen et al. 2021
+    (arXiv:2107.03374).
 
     Raises:
       ValueError: counts that are not ``0 <= correct <= samples`` and ``1 <= k <= samples``.

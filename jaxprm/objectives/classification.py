@@ -1,7 +1,8 @@
 """Step classification: is this step right? Each labelled step is a term of its own.
 
-Labels are probabilities in [0, 1] that the step is right: 0 and 1 for hard labels, anything between for soft ones (the share of
-rollouts that ended well, say). All maths is done in float32, from logits, so that it stays finite for any finite logit.
+Labels are probabilities in [0, 1] that the step is right: 0 and 1 for hard labels, anything between for soft ones (the
+share of rollouts that ended well, say). All maths is done in float32, from logits, so that it stays finite for any
+finite logit.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ def binary_cross_entropy(
       labels: probability that the step is right; read only where `mask`.
       mask: which steps are labelled.
       weights: weight of each step, 1 if absent.
-      segments: part of the contract of step objectives; makes no difference here, since every step is a term of its own.
+      segments: part of the contract of step objectives; no difference here, where every step is a term of its own.
 
     Returns:
-      Loss in nats; its weight is the summed weight of the labelled steps. Metrics: `accuracy` (score above .5 against label
-      above .5) and `positives` (mean label).
+      Loss in nats; its weight is the summed weight of the labelled steps. Metrics: `accuracy` (score above .5 against
+      label above .5) and `positives` (mean label).
     """
     del segments
     _check_outputs(outputs, 1, "binary_cross_entropy")
@@ -51,17 +52,18 @@ def cross_entropy(
     weights: Float[Array, "B S"] | None = None,
     segments: Int[Array, "B S"] | None = None,
 ) -> Loss:
-    """Cross-entropy of a two-way head: ``-y log p_1 - (1 - y) log p_0`` with ``p = softmax(outputs)`` per labelled step.
+    """Cross-entropy of a two-way head: ``-y log p_1 - (1 - y) log p_0``, ``p = softmax(outputs)``, per labelled step.
 
-    Column 0 is "wrong" (-), column 1 is "right" (+): the order of two-class token-classification checkpoints, in which class 1 is
-    the good step. With one-hot labels this is the loss of TRL's PRMTrainer before its mean over the micro-batch.
+    Column 0 is "wrong" (-), column 1 is "right" (+): the order of two-class token-classification checkpoints, in which
+    class 1 is the good step. With one-hot labels this is the loss of TRL's PRMTrainer before its mean over the
+    micro-batch.
 
     Args:
       outputs: `[B, S, 2]`, logits (wrong, right).
       labels: probability that the step is right; read only where `mask`.
       mask: which steps are labelled.
       weights: weight of each step, 1 if absent.
-      segments: part of the contract of step objectives; makes no difference here, since every step is a term of its own.
+      segments: part of the contract of step objectives; no difference here, where every step is a term of its own.
 
     Returns:
       Loss in nats, with the weight and metrics of `binary_cross_entropy`.

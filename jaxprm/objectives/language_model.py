@@ -1,4 +1,4 @@
-"""Next-token cross-entropy and log-probabilities from hidden states, without ever holding `[B, T, V]` logits of a large vocabulary."""
+"""Next-token cross-entropy and log-probabilities from hidden states, without large `[B, T, V]` logits."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ def next_token_cross_entropy(
       unembedding: output matrix; the logits are accumulated in float32.
       targets: token ids to predict; read only where `mask`.
       mask: which positions are trained on.
-      chunk: positions of T whose logits exist at the same time; by default all where they are few (`DIRECT_LOGITS`). Less memory,
-        same result; the backward pass recomputes the logits chunk by chunk.
+      chunk: positions of T whose logits exist at the same time; by default all where they are few (`DIRECT_LOGITS`).
+        Less memory, same result; the backward pass recomputes the logits chunk by chunk.
 
     Returns:
-      Loss in nats; its weight is the number of masked positions. Metric: `accuracy` (the target is the most likely token).
+      Loss in nats; its weight is the number of masked positions. Metric: `accuracy` (the target is the most likely
+      token).
     """
-    # Positions that train nothing may hold anything, not-a-number included; it must not reach the gradient of the unembedding.
+    # Positions that train nothing may hold anything, not-a-number included: keep it out of the unembedding's gradient.
     hidden = jnp.where(mask[..., None], hidden, 0)
     targets = jnp.where(mask, targets, 0)
 
@@ -64,9 +65,10 @@ def token_log_probs(
     *,
     chunk: int | None = None,
 ) -> Float[Array, "B T"]:
-    """``log softmax(hidden @ unembedding / temperature)`` at `targets`, in nats; arguments as in `next_token_cross_entropy`.
+    """``log softmax(hidden @ unembedding / temperature)`` at `targets`, in nats.
 
-    Give the temperature at which the tokens were sampled: a policy gradient compares log-probabilities of the same distribution.
+    Arguments as in `next_token_cross_entropy`. Give the temperature at which the tokens were sampled: a policy gradient
+    compares log-probabilities of the same distribution.
     """
 
     def log_prob(logits, targets):
@@ -103,7 +105,7 @@ def _map_logits(function: Callable, hidden, unembedding, targets, chunk: int | N
     batch, length, _ = hidden.shape
     vocabulary = unembedding.shape[1]
     if chunk is None:
-        chunk = length if batch * length * vocabulary <= DIRECT_LOGITS else max(1, DIRECT_LOGITS // (batch * vocabulary))
+        chunk = max(1, DIRECT_LOGITS // (batch * vocabulary))
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
 

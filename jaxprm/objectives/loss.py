@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 class Loss:
     """A loss as numerator and denominator.
 
-    Means of micro-batches or shards cannot be averaged when they hold different numbers of labelled steps; sums can be added.
-    Accumulate `Loss` objects with ``+`` and call `mean` on the last one: the result does not depend on how the rows were cut
-    into micro-batches, packed or sharded. For gradients, differentiate `total` and divide by the accumulated `weight`.
+    Means of micro-batches or shards cannot be averaged when they hold different numbers of labelled steps; sums can be
+    added. Accumulate `Loss` objects with ``+`` and call `mean` on the last one: the result does not depend on how the
+    rows were cut into micro-batches, packed or sharded. For gradients, differentiate `total` and divide by the
+    accumulated `weight`.
 
       In:   Loss(total=6., weight=3.) + Loss(total=2., weight=1.)
       Out:  Loss(total=8., weight=4.), whose mean is 2.
@@ -34,14 +35,14 @@ class Loss:
 
     @classmethod
     def zero(cls, metrics: Iterable[str] = ()) -> Loss:
-        """The neutral element of ``+``. Name the `metrics` where the tree structure must not change, as in a `lax.scan` carry."""
+        """The neutral element of ``+``. Name the `metrics` where the tree structure is fixed (a `lax.scan` carry)."""
         nil = jnp.zeros((), jnp.float32)
         return cls(total=nil, weight=nil, metrics={name: (nil, nil) for name in metrics})
 
     def __add__(self, other: Loss) -> Loss:
         metrics = dict(self.metrics)
-        for name, (total, weight) in other.metrics.items():
-            metrics[name] = (metrics[name][0] + total, metrics[name][1] + weight) if name in metrics else (total, weight)
+        for name, pair in other.metrics.items():
+            metrics[name] = jax.tree.map(jnp.add, metrics[name], pair) if name in metrics else pair
         return Loss(self.total + other.total, self.weight + other.weight, metrics)
 
     def mean(self) -> Float[Array, ""]:

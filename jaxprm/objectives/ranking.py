@@ -26,8 +26,8 @@ def pqm_ranking(
       L_anchor = log(1 + sum_{i in W} exp(Q_i + zeta))                                            if W is not empty
       loss     = mean over the terms of a solution, then over the solutions that have a labelled step
 
-    This is the `rank` loss of the authors' code in log-sum-exp form (so that no Q overflows) and without the 1e-5 which that code
-    adds to each denominator. Wrong steps are not ranked among themselves.
+    This is the `rank` loss of the authors' code in log-sum-exp form (so that no Q overflows) and without the 1e-5 which
+    that code adds to each denominator. Wrong steps are not ranked among themselves.
 
     Args:
       outputs: `[B, S, 1]`, the Q-value (unbounded scalar) of each step.
@@ -35,13 +35,15 @@ def pqm_ranking(
       mask: which steps are labelled; others take no part at all.
       zeta: margin between right and wrong steps, in logits.
       weights: weight of each term; the anchor has the mean weight of the wrong steps, a solution the mean weight of its
-        labelled steps, and a step of weight 0 is left out as if it were not labelled. (Our definition: the paper has no weights.)
-      segments: which solution of the row each step belongs to, for packed rows (any integers); by default a row is one solution.
+        labelled steps, and a step of weight 0 is left out as if it were not labelled. (Our definition: the paper has no
+        weights.)
+      segments: which solution of the row each step belongs to, for packed rows (any integers); by default a row is one
+        solution.
 
     Returns:
-      Loss in nats; without weights its weight is the number of solutions that have a labelled step. Metrics, per solution that has
-      both right and wrong steps: `separated` (share of right-wrong pairs in the right order) and `margin` (mean Q of the right
-      minus mean Q of the wrong steps).
+      Loss in nats; without weights its weight is the number of solutions that have a labelled step. Metrics, means over
+      the solutions that have both right and wrong steps: `separated` (share of right-wrong pairs in the right order)
+      and `margin` (mean Q of the right minus mean Q of the wrong steps).
     """
     if outputs.ndim != 3 or outputs.shape[-1] != 1:
         raise ValueError(f"pqm_ranking takes outputs [B, S, 1], not {list(outputs.shape)}")
@@ -55,8 +57,8 @@ def pqm_ranking(
     if segments is None:
         segments = jnp.zeros(mask.shape, jnp.int32)
 
-    # together[b, t, i]: steps t and i belong to the same solution. Every sum over a solution is a sum over i, found again at each
-    # of its steps t; `first(x)` is the one step at which it is counted.
+    # together[b, t, i]: steps t and i belong to the same solution. Every sum over a solution is a sum over i, found
+    # again at each of its steps t; `first(x)` is the one step at which it is counted.
     steps = q.shape[1]
     earlier = jnp.tril(jnp.ones((steps, steps), bool))
     together = segments[:, :, None] == segments[:, None, :]
@@ -82,14 +84,16 @@ def pqm_ranking(
     counts_right, counts_wrong = per_solution(right), per_solution(wrong)
     pairs = jnp.sum(rivals_wrong & (q[:, :, None] > q[:, None, :]), axis=-1)
     separated = per_solution(right * pairs) / jnp.maximum(counts_right * counts_wrong, 1)
-    margin = per_solution(q * right) / jnp.maximum(counts_right, 1) - per_solution(q * wrong) / jnp.maximum(counts_wrong, 1)
+    mean_right = per_solution(q * right) / jnp.maximum(counts_right, 1)
+    mean_wrong = per_solution(q * wrong) / jnp.maximum(counts_wrong, 1)
     mixed = first(labeled) & (counts_right > 0) & (counts_wrong > 0)
     count = jnp.sum(mixed, dtype=jnp.float32)
-    metrics = {"separated": (jnp.sum(separated * mixed), count), "margin": (jnp.sum(margin * mixed), count)}
+    margin = jnp.sum((mean_right - mean_wrong) * mixed)
+    metrics = {"separated": (jnp.sum(separated * mixed), count), "margin": (margin, count)}
     return Loss(total=total, weight=jnp.sum(solution_weight * first(labeled)), metrics=jax.lax.stop_gradient(metrics))
 
 
-def _log_one_plus_sum_exp(x: Float[Array, "B #S S"], where: Bool[Array, "B S S"]) -> Float[Array, "B S"]:
+def _log_one_plus_sum_exp(x: Float[Array, " B #S S"], where: Bool[Array, "B S S"]) -> Float[Array, "B S"]:
     # A finite entry beside the excluded ones (-inf) keeps an empty sum, log(1 + 0) = 0, differentiable.
     x = jnp.where(where, x, -jnp.inf)
     return jax.nn.logsumexp(jnp.concatenate([x, jnp.zeros_like(x[..., :1])], axis=-1), axis=-1)

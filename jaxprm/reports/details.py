@@ -1,7 +1,8 @@
 """What a report shows besides the headline numbers: curves, tables and scored solutions, as plain data.
 
-Everything here is made of texts and numbers, so that a stage of a run can store its share as JSON (`ReportDetails.to_json`)
-and a resumed run can still draw it. A part that was not measured stays at its empty default and its section is left out.
+Everything here is made of texts and numbers, so that a stage of a run can store its share as JSON
+(`ReportDetails.to_json`) and a resumed run can still draw it. A part that was not measured stays at its empty default
+and its section is left out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxprm.errors import InputError
+from jaxprm.evaluation.results import to_json
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A line with an optional confidence band. ``x``, ``y``, ``low`` and ``high`` have one length; one point is a marker."""
+    """A line with an optional confidence band. ``x``, ``y``, ``low`` and ``high`` have one length; one point is a
+    marker."""
 
     name: str
     x: tuple[float, ...]
@@ -36,7 +39,8 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One set of axes: labels with units, curves, a sentence below (``caption``), and whether x is logarithmic (base 2)."""
+    """One set of axes: labels with units, curves, a sentence below (``caption``), and whether x is logarithmic (base
+    2)."""
 
     title: str
     x_label: str
@@ -95,8 +99,8 @@ class ScoredSolution:
     Attributes:
       problem: text of the problem.
       steps: text of each step.
-      scores: score per step; probability that it is right (``None``: not scored). Values outside [0, 1] are coloured as the
-        nearer end, and printed as they are.
+      scores: score per step; probability that it is right (``None``: not scored). Values outside [0, 1] are coloured
+        as the nearer end, and printed as they are.
       labels: label per step in [0, 1] (``None``: not judged), or ``None`` altogether.
       first_error: 0-based index of the first wrong step, -1 = no wrong step, ``None`` = unknown.
       answer: final answer of the solution.
@@ -122,7 +126,8 @@ class ScoredSolution:
         for field in ("scores", "labels"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.steps):
-                raise InputError(f"has {len(values)} values for {len(self.steps)} steps", field=f"ScoredSolution.{field}")
+                raise InputError(f"has {len(values)} values for {len(self.steps)} steps",
+                                 field=f"ScoredSolution.{field}")
         if self.first_error is not None and not -1 <= self.first_error < len(self.steps):
             raise InputError(f"is not a step index (there are {len(self.steps)} steps)",
                              field="ScoredSolution.first_error", value=self.first_error)
@@ -163,11 +168,12 @@ class ReportDetails:
     examples: tuple[ScoredSolution, ...] = ()
 
     def __post_init__(self):
-        _freeze(self, "accuracy_by_samples", "accuracy_by_tokens", "planted_errors", "training", "rl_curves", "examples")
+        _freeze(self, "accuracy_by_samples", "accuracy_by_tokens", "planted_errors", "training", "rl_curves",
+                "examples")
 
     def to_json(self) -> dict[str, Any]:
         """Nested dicts and lists for ``json.dump``; NaN becomes ``None``."""
-        return _plain(dataclasses.asdict(self))
+        return to_json(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ReportDetails:
@@ -181,7 +187,7 @@ class ReportDetails:
         if unknown:
             raise InputError("is not a field of ReportDetails", field=min(unknown))
         for key, make in (("accuracy_by_samples", _curve), ("accuracy_by_tokens", _curve), ("training", _panel),
-                          ("rl_curves", _panel), ("planted_errors", lambda row: Bar(**_with_nan(row, "mean", "low", "high"))),
+                          ("rl_curves", _panel), ("planted_errors", _bar),
                           ("examples", lambda row: ScoredSolution(**row))):
             if key in values:
                 values[key] = tuple(make(row) for row in values[key])
@@ -201,20 +207,12 @@ def _freeze(instance, *fields: str) -> None:
             object.__setattr__(instance, field, tuple(v.item() if hasattr(v, "item") else v for v in values))
 
 
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _nan(values: Sequence[float | None] | None):
     return None if values is None else tuple(math.nan if value is None else value for value in values)
 
 
-def _with_nan(row: dict, *keys: str) -> dict:
-    return row | {key: math.nan if row[key] is None else row[key] for key in keys}
+def _bar(row: dict) -> Bar:
+    return Bar(**(row | {key: math.nan if row[key] is None else row[key] for key in ("mean", "low", "high")}))
 
 
 def _curve(row: dict) -> Curve:

@@ -63,7 +63,8 @@ def draw_reliability(bins: Reliability, theme: ThemeName = "light") -> bytes:
     axes.legend(loc="upper left", frameon=False, labelcolor=colors.text)
     width = 0.8 / max(len(bins.count), 1)
     below.bar(predicted, count, width=width, color=colors.palette[2], alpha=0.55)
-    below.set(xlim=(-0.02, 1.02), xlabel="predicted probability that the step is right", ylabel="steps")
+    below.set(xlim=(-0.02, 1.02))
+    _label(below, "", "predicted probability that the step is right", "steps")
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     below.yaxis.set_major_formatter(FuncFormatter(_thousands))
     figure.align_ylabels()
@@ -75,7 +76,8 @@ def draw_auroc_by_position(curve: Curve, theme: ThemeName = "light") -> bytes:
     figure, axes, colors = _new(theme)
     axes.axhline(0.5, linestyle=(0, (4, 3)), color=colors.muted, linewidth=1.2)
     _draw_curves(axes, (curve,), colors, markers=True)
-    _label(axes, "Telling right from wrong, step by step", "position of the step in the solution", "AUROC within position")
+    _label(axes, "Telling right from wrong, step by step", "position of the step in the solution",
+           "AUROC within position")
     axes.set_ylim(min(0.45, *(y for y in curve.low or curve.y if not math.isnan(y)), 0.45) - 0.02, 1.02)
     axes.text(1.0, 0.5, "chance: position alone ", color=colors.muted, ha="right", va="bottom", fontsize=9,
               transform=axes.get_yaxis_transform())
@@ -117,44 +119,44 @@ def draw_confusion(confusion: Confusion, theme: ThemeName = "light") -> bytes:
     axes.set_yticks([0, 1], ["wrong", "right"])
     axes.grid(visible=False)
     axes.tick_params(length=0)
-    _label(axes, "Monte-Carlo labels against the exact verdict", f"Monte-Carlo label (threshold {confusion.threshold:g})",
-           "exact verdict")
+    _label(axes, "Monte-Carlo labels against the exact verdict",
+           f"Monte-Carlo label (threshold {confusion.threshold:g})", "exact verdict")
     return _png(figure)
 
 
-def draw_rl_bars(rl: Mapping[str, Mapping[str, Mapping[str, float]]], theme: ThemeName = "light") -> bytes:
-    """Before and after RL, from ``results["rl"]``: pass@1, steps per solution, repeated steps, each with its interval."""
-    figure, axes, colors = _new(theme, columns=3, width=8.4)
-    measures = (("pass_at_1", "pass@1", "problems solved"), ("mean_steps", "Length", "steps per solution"),
-                ("repeated_steps", "Repetition", "share of repeated steps"))
-    for cell, (key, title, unit) in zip(axes, measures):
-        rows = [(name, row[key]) for name, row in rl.items() if key in row]
-        places = np.arange(len(rows))
-        bars = [Bar(name, *(math.nan if row[part] is None else row[part] for part in ("mean", "low", "high")))
-                for name, row in rows]
-        cell.bar(places, [bar.mean for bar in bars], width=0.66, alpha=0.8,
-                 color=[color_of(bar.name, i, colors) for i, bar in enumerate(bars)])
-        _whiskers(cell, bars, places, colors, horizontal=False)
-        cell.set_xticks(places, [bar.name.replace("_", "-") for bar in bars], rotation=30, ha="right",
-                        rotation_mode="anchor")
-        cell.set_ylim(bottom=0)
-        cell.grid(visible=False, axis="x")
-        _label(cell, title, "", unit)
-        if key != "mean_steps":
-            cell.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+RL_MEASURES = {"pass_at_1": ("pass@1", "problems solved"), "mean_steps": ("Length", "steps per solution"),
+               "repeated_steps": ("Repetition", "share of repeated steps")}
+
+
+def draw_rl_bars(rl: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str, theme: ThemeName = "light") -> bytes:
+    """One of `RL_MEASURES` before and after RL, from ``results["rl"]``, with intervals."""
+    figure, axes, colors = _new(theme, width=3.6)
+    places = np.arange(len(rl))
+    bars = [Bar(name.replace("_", "-"), *(math.nan if row[measure][part] is None else row[measure][part]
+                                          for part in ("mean", "low", "high"))) for name, row in rl.items()]
+    axes.bar(places, [bar.mean for bar in bars], width=0.66, alpha=0.8,
+             color=[color_of(bar.name, i, colors) for i, bar in enumerate(bars)])
+    _whiskers(axes, bars, places, colors, horizontal=False)
+    axes.set_xticks(places, [bar.name for bar in bars], rotation=25, ha="right", rotation_mode="anchor")
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=False, axis="x")
+    title, unit = RL_MEASURES[measure]
+    _label(axes, title, "", unit)
+    if measure != "mean_steps":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     return _png(figure)
 
 
-def _new(theme: ThemeName, *, width: float = _SIZE[0], height: float = _SIZE[1], columns: int = 1,
-         rows: tuple[float, ...] = (1,)):
+def _new(theme: ThemeName, *, width: float = _SIZE[0], height: float = _SIZE[1], rows: tuple[float, ...] = (1,)):
     colors = THEMES[theme]
     figure = Figure(figsize=(width, height), dpi=_RESOLUTION, layout="constrained", facecolor=colors.background)
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows).ravel()
+    grid = figure.subplots(len(rows), squeeze=False, height_ratios=rows).ravel()
     for axes in grid:
         axes.set_facecolor(colors.background)
         axes.grid(visible=True, color=colors.grid, linewidth=0.8)
         axes.set_axisbelow(True)
+        axes.title.set_color(colors.text)
         axes.tick_params(colors=colors.muted, labelcolor=colors.text, labelsize=9.5)
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))
@@ -169,19 +171,24 @@ def _draw_curves(axes, curves: Sequence[Curve], colors: Theme, *, markers: bool)
         if len(x) == 1:
             if curve.low is not None:
                 axes.vlines(x, curve.low, curve.high, color=color, linewidth=1.8)
-            axes.plot(x, y, marker="*", markersize=12, linestyle="none", color=color, label=curve.name)
+            axes.plot(x, y, marker="*", markersize=12, linestyle="none", color=color, label=_name(curve))
             continue
         if curve.low is not None:
             axes.fill_between(x, np.asarray(curve.low, float), np.asarray(curve.high, float), color=color, alpha=0.16,
                               linewidth=0)
-        axes.plot(x, y, color=color, linewidth=1.9, label=curve.name, marker=marker if markers else None, markersize=4.5)
+        axes.plot(x, y, color=color, linewidth=1.9, label=_name(curve), marker=marker if markers else None,
+                  markersize=4.5)
 
 
 def _label(axes, title: str, x_label: str, y_label: str) -> None:
-    colors = {"color": axes.xaxis.get_ticklabels()[0].get_color()} if axes.xaxis.get_ticklabels() else {}
+    colors = {"color": axes.title.get_color()}
     axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10, **colors)
     axes.set_xlabel(x_label, fontsize=10, **colors)
     axes.set_ylabel(y_label, fontsize=10, **colors)
+
+
+def _name(curve: Curve) -> str:
+    return curve.name.replace("_", "-")
 
 
 def _legend(axes, curves: Sequence[Curve], colors: Theme) -> None:

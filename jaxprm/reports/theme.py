@@ -11,7 +11,8 @@ ThemeName = Literal["light", "dark"]
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours (``#rrggbb``) of figures; ``palette`` is used in order, so that a method keeps its colour in all plots."""
+    """Colours (``#rrggbb``) of figures; ``palette`` is used in order, so that a method keeps its colour in all
+    plots."""
 
     background: str
     text: str
@@ -20,7 +21,8 @@ class Theme:
     palette: tuple[str, ...]
 
 
-# Okabe-Ito hues, which people with colour-blindness tell apart, made darker or lighter to stand out from the background.
+# Okabe-Ito hues, which people with colour-blindness tell apart, made darker or lighter to stand out from the
+# background.
 THEMES: dict[ThemeName, Theme] = {
     "light": Theme("#ffffff", "#1c2430", "#5b6675", "#e3e7ed",
                    ("#8a94a3", "#d17a00", "#0b6fb8", "#00876c", "#b3467f", "#3a3f47", "#7a5fd0")),
@@ -29,14 +31,14 @@ THEMES: dict[ThemeName, Theme] = {
 }
 
 # Fixed places in the palette: the same method has the same colour in every plot of every report.
-_PLACES = {"pass@1": 0, "majority": 1, "prm best": 2, "prm weighted": 3, "beam": 4, "beam search": 4, "oracle": 5,
-           "start": 0, "outcome": 1, "sum_form": 4, "min_form": 2}
+_PLACES = {"pass@1": 0, "majority": 1, "prm best": 2, "prm weighted": 3, "beam search": 4, "oracle": 5,
+           "start": 0, "outcome": 1, "sum-form": 4, "min-form": 2}
 
 
 def color_of(name: str, index: int, theme: Theme) -> str:
     """The colour of the curve ``name``, which is number ``index`` in its plot if the name has no place of its own."""
     # A lone or unnamed curve takes the accent colour, then the rest in an order that puts grey and black last.
-    place = _PLACES.get(name.lower(), (2, 1, 3, 4, 6, 0, 5)[index % 7])
+    place = _PLACES.get(name.lower().replace("_", "-"), (2, 1, 3, 4, 6, 0, 5)[index % 7])
     return theme.palette[place]
 
 

@@ -1,8 +1,8 @@
 """Advantages: returns compared with those of the other samples of the same problem.
 
-Rows come in groups: rows ``g * group_size .. (g + 1) * group_size - 1`` are the samples of problem g. Everything is float32. A group
-whose rewards are all equal teaches nothing and gets exactly zero, and so does a group of one (verl and PURE keep its raw reward or
-return not-a-number).
+Rows come in groups: rows ``g * group_size .. (g + 1) * group_size - 1`` are the samples of problem g. Everything is
+float32. A group whose rewards are all equal teaches nothing and gets zero, and so does a group of one (verl keeps its
+raw reward, PURE returns not-a-number).
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ def group_normalized(rewards: Float[Array, " B"], group_size: int, *, ddof: int 
     Args:
       rewards: one per row.
       group_size: rows per problem; static.
-      ddof: the standard deviation divides by ``group_size - ddof``. The paper leaves it open; 1 is what verl and TRL use.
+      ddof: the standard deviation divides by ``group_size - ddof``. The paper leaves it open; 1 is what verl and TRL
+        use.
     """
     grouped = _grouped(require_float32(rewards), group_size)
     deviation = grouped - jnp.mean(grouped, axis=1, keepdims=True)
     variance = jnp.sum(deviation**2, axis=1, keepdims=True) / max(group_size - ddof, 1)
-    # Equality, not std == 0: the mean of equal rewards may be off by a rounding error, which a tiny std would turn into +-1.
+    # Equality, not std == 0: the mean of equal rewards may be off by a rounding error.
     differ = jnp.max(grouped, axis=1, keepdims=True) > jnp.min(grouped, axis=1, keepdims=True)
     return jnp.where(differ, deviation / (jnp.sqrt(variance) + EPSILON), 0).reshape(-1)
 
 
 def leave_one_out(rewards: Float[Array, " B"], group_size: int) -> Float[Array, " B"]:
-    """RLOO: ``r_i - mean of the other rewards of the group`` (Ahmadian et al. 2024, arXiv:2402.14740), unbiased and not scaled."""
+    """RLOO: ``r_i - mean of the other rewards of the group`` (Ahmadian et al. 2024, arXiv:2402.14740), not scaled."""
     grouped = _grouped(require_float32(rewards), group_size)
     deviation = grouped - jnp.mean(grouped, axis=1, keepdims=True)
     differ = jnp.max(grouped, axis=1, keepdims=True) > jnp.min(grouped, axis=1, keepdims=True)
@@ -43,10 +44,10 @@ def leave_one_out(rewards: Float[Array, " B"], group_size: int) -> Float[Array, 
 def group_process_normalized(
     step_rewards: Float[Array, "B S"], mask: Bool[Array, "B S"], group_size: int, *, ddof: int = 1
 ) -> Float[Array, "B S"]:
-    """GRPO with process supervision: all step rewards of a group are normalised together, then summed from each step on.
+    """GRPO with process supervision: the step rewards of a group are normalised together, then summed from each on.
 
-    ``r~ = (r - mean(R)) / (std(R) + 1e-6)``, ``A_t = sum_{j >= t} r~_j`` (DeepSeekMath, arXiv:2402.03300, section 4.1.3; no code was
-    published). The sum of positive z-scores favours longer solutions.
+    ``r~ = (r - mean(R)) / (std(R) + 1e-6)``, ``A_t = sum_{j >= t} r~_j`` (DeepSeekMath, arXiv:2402.03300, section
+    4.1.3; no code was published). The sum of positive z-scores favours longer solutions.
 
     Args:
       step_rewards: one per step.
@@ -54,15 +55,13 @@ def group_process_normalized(
       group_size: rows per problem; static.
       ddof: as in `group_normalized`, of the number of steps in the group.
     """
-    groups = (-1, group_size * mask.shape[1])
-    grouped = _grouped(masked_float32(step_rewards, mask), group_size).reshape(groups)
-    valid = _grouped(mask, group_size).reshape(groups)
-    count = jnp.sum(valid, axis=1, keepdims=True)
-    mean = jnp.sum(grouped, axis=1, keepdims=True) / jnp.maximum(count, 1)
+    grouped, valid = _grouped(masked_float32(step_rewards, mask), group_size), _grouped(mask, group_size)
+    count = jnp.sum(valid, axis=(1, 2), keepdims=True)
+    mean = jnp.sum(grouped, axis=(1, 2), keepdims=True) / jnp.maximum(count, 1)
     deviation = jnp.where(valid, grouped - mean, 0)
-    variance = jnp.sum(deviation**2, axis=1, keepdims=True) / jnp.maximum(count - ddof, 1)
-    highest = jnp.max(jnp.where(valid, grouped, -jnp.inf), axis=1, keepdims=True)
-    lowest = jnp.min(jnp.where(valid, grouped, jnp.inf), axis=1, keepdims=True)
+    variance = jnp.sum(deviation**2, axis=(1, 2), keepdims=True) / jnp.maximum(count - ddof, 1)
+    highest = jnp.max(jnp.where(valid, grouped, -jnp.inf), axis=(1, 2), keepdims=True)
+    lowest = jnp.min(jnp.where(valid, grouped, jnp.inf), axis=(1, 2), keepdims=True)
     normalized = jnp.where(highest > lowest, deviation / (jnp.sqrt(variance) + EPSILON), 0)
     return return_to_go(normalized.reshape(mask.shape), mask)
 
@@ -70,11 +69,12 @@ def group_process_normalized(
 def step_leave_one_out(
     step_rewards: Float[Array, "B S"], mask: Bool[Array, "B S"], group_size: int
 ) -> Float[Array, "B S"]:
-    """PURE's step-level RLOO: step rewards minus ``mean over the others of (sum of their rewards / number of their steps)``.
+    """PURE's step-level RLOO: step rewards ``r_it - mean over j != i of (sum_s r_js / number of steps of j)``.
 
-    The baseline is the reward of an average step of the other samples and is subtracted at *every* step, before the sum over later
-    steps is taken: feed the result to `return_to_go`. With `min_form_rewards` this is PURE (arXiv:2504.15275; `step` baseline of its
-    main branch). Where the baseline is positive each further step costs something, where it is negative it pays.
+    The baseline is the reward of an average step of the other samples and is subtracted at *every* step, before the sum
+    over later steps is taken: feed the result to `return_to_go`. With `min_form_rewards` this is PURE
+    (arXiv:2504.15275; `step` baseline of its main branch). Where the baseline is positive each further step costs
+    something, where it is negative it pays.
 
     Args:
       step_rewards: one per step, usually `min_form_rewards`.
@@ -85,7 +85,7 @@ def step_leave_one_out(
     per_step = jnp.sum(rewards, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)
     grouped = _grouped(per_step, group_size)
     baseline = (jnp.sum(grouped, axis=1, keepdims=True) - grouped) / max(group_size - 1, 1)
-    baselined = jnp.where(mask, rewards - baseline.reshape(-1, 1), 0)
+    baselined = jnp.where(mask, rewards - baseline.reshape(-1)[:, None], 0)
     return baselined if group_size > 1 else jnp.zeros_like(baselined)
 
 

@@ -1,8 +1,8 @@
 """Credit assignment: from rewards per step to a return per step.
 
-Every function maps float32 `[B, S]` step rewards (or one outcome per row) and a mask to float32 `[B, S]` returns, 0 outside the mask.
-Rewards outside the mask are never read, so padding changes nothing. What a return is compared with is the business of
-`jaxprm.rl.advantages`.
+Every function maps float32 `[B, S]` step rewards (or one outcome per row) and a mask to float32 `[B, S]` returns, 0
+outside the mask. Rewards outside the mask are never read, so padding changes nothing. What a return is compared with is
+the business of `jaxprm.rl.advantages`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def sum_form(
 ) -> Float[Array, "B S"]:
     """The value of a solution is the sum of its step rewards: `return_to_go` of the rewards as they are.
 
-    A policy can raise this sum by more steps that are each a little good, the known way to hack a PRM (PURE, arXiv:2504.15275).
+    A policy can raise this sum by more steps that are each a little good, the known way to hack a PRM (PURE,
+    arXiv:2504.15275).
     """
     return return_to_go(step_rewards, mask, gamma=gamma)
 
@@ -55,7 +56,8 @@ def min_form_rewards(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}; strict_min_form is its limit at 0")
     rewards = masked_float32(step_rewards, mask)
-    weights = jax.nn.softmax(-rewards / temperature, axis=-1, where=mask)
+    # The lowest finite number instead of -inf: a row without steps has a softmax, too.
+    weights = jax.nn.softmax(jnp.where(mask, -rewards / temperature, jnp.finfo(jnp.float32).min), axis=-1)
     return jnp.where(mask, weights * rewards, 0)
 
 
@@ -72,8 +74,8 @@ def min_form(
 def strict_min_form(step_rewards: Float[Array, "B S"], mask: Bool[Array, "B S"]) -> Float[Array, "B S"]:
     """``ret_t = min(r_t, ret_{t+1})``: the worst step from here on.
 
-    Runs over steps alone. (The `verl` branch of PURE lets the zero rewards of all other tokens take part, so that a solution whose
-    steps are all positive returns 0.)
+    Runs over steps alone. (The `verl` branch of PURE lets the zero rewards of all other tokens take part, so that a
+    solution whose steps are all positive returns 0.)
     """
     rewards = jnp.where(mask, masked_float32(step_rewards, mask), jnp.inf)
     return jnp.where(mask, jax.lax.cummin(rewards, axis=1, reverse=True), 0)

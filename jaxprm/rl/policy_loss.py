@@ -24,9 +24,9 @@ def kl_estimate(
 
     With ``d = log policy - log reference``:
 
-      k1 = d                    unbiased, of either sign; the gradient of its mean is zero on average, so use it as a reward only
-      k2 = d**2 / 2             biased, but with the gradient of the KL
-      k3 = exp(-d) - 1 + d      unbiased and never negative; GRPO's choice in the loss
+      k1 = d                  unbiased, of either sign; its gradient is zero on average, so it belongs into a reward
+      k2 = d**2 / 2           biased, but with the gradient of the KL
+      k3 = exp(-d) - 1 + d    unbiased and never negative; GRPO's choice in the loss
     """
     difference = jnp.clip(log_probs - reference_log_probs, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     match estimator:
@@ -56,8 +56,8 @@ def clipped_policy_gradient(
 ) -> Loss:
     """``-min(ratio * A, clip(ratio, 1 - clip, 1 + clip_high) * A) + kl_coefficient * KL`` per generated token.
 
-    ``ratio = exp(log_probs - old_log_probs)`` (Schulman et al. 2017, arXiv:1707.06347). Every token has the same weight (the token
-    mean of DAPO and verl), so that a long solution counts for more than a short one and no length enters the denominator.
+    ``ratio = exp(log_probs - old_log_probs)`` (Schulman et al. 2017, arXiv:1707.06347). Every token has the same weight
+    (the token mean of DAPO and verl), so that a long solution counts for more than a short one.
 
     Args:
       log_probs: log-probability of the generated tokens under the policy being trained, at the sampling temperature.
@@ -66,15 +66,16 @@ def clipped_policy_gradient(
       mask: which tokens the policy generated; nothing else is read.
       clip: how far the ratio may fall below 1 (and rise above it, without `clip_high`).
       clip_high: how far the ratio may rise above 1 ("clip-higher" of DAPO).
-      dual_clip: for negative advantages the term is at most ``-dual_clip * A`` (Ye et al. 2020); a number above 1, often 3.
+      dual_clip: for negative advantages the term is at most ``-dual_clip * A`` (Ye et al. 2020); a number above 1,
+        often 3.
       reference_log_probs: the same tokens under the reference policy.
       kl_coefficient: weight of the KL to the reference in the loss.
       kl_estimator: see `kl_estimate`.
       entropies: entropy of the policy at each token, for the metric only.
 
     Returns:
-      Loss whose weight is the number of generated tokens. Metrics, means over tokens: `clip_fraction` (terms held by the clip),
-      `update_kl` (k1 between old and new policy), `kl` if a reference is given, `entropy` if it is given.
+      Loss whose weight is the number of generated tokens. Metrics, means over tokens: `clip_fraction` (terms held by
+      the clip), `update_kl` (k1 between old and new policy), `kl` if a reference is given, `entropy` if it is given.
 
     Raises:
       ValueError: `kl_coefficient` without reference, or a `dual_clip` that is not above 1.

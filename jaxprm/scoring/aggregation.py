@@ -25,8 +25,8 @@ def aggregate(
       last            the last step of the mask, whatever comes before it
       geometric_mean  prod ** (1 / number of steps); 0 where a score is 0 or negative
 
-    A row without a step scores 0, the lowest probability: a solution that shows nothing must not win (an empty product would be 1).
-    Scores outside the mask are never read. Float32 inside; NumPy in, NumPy out, anything else through `jax.numpy`.
+    A row without a step scores 0, the lowest probability: a solution that shows nothing must not win (an empty product
+    would be 1). Scores outside the mask are never read. The result is float32; NumPy in, NumPy out, JAX in, JAX out.
 
     Args:
       scores: score of each step, usually a probability.

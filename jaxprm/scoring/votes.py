@@ -3,8 +3,8 @@
 Answers are canonical: equal answers are equal values (see `tasks` for grading). The same rules everywhere:
 
 - Ties go to the answer (or candidate) seen first.
-- None means that a solution has no final answer. It neither votes nor wins, whatever its score; only where no candidate has an
-  answer the choice is None.
+- None means that a solution has no final answer. It neither votes nor wins, whatever its score; only where no candidate
+  has an answer the choice is None.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def weighted(answers: Sequence[Hashable], scores) -> Hashable:
     return _answer(answers, scores, "weighted")
 
 
-def select_at(answers: Sequence[Sequence[Hashable]], scores, n: int, how: Vote) -> Int[np.ndarray, "problems"]:
+def select_at(answers: Sequence[Sequence[Hashable]], scores, n: int, how: Vote) -> Int[np.ndarray, " problems"]:
     """Which of the first `n` candidates of each problem is chosen: one point of an accuracy-against-N curve.
 
       In:   answers [["4", "6", "6"]], scores [[.9, .3, .4]], n = 3
@@ -49,10 +49,12 @@ def select_at(answers: Sequence[Sequence[Hashable]], scores, n: int, how: Vote) 
       how: one of `VOTES`.
 
     Returns:
-      Index in 0..n-1 of the chosen candidate (of the first that has the chosen answer); -1 where none of them has an answer.
+      Index in 0..n-1 of the chosen candidate (of the first that has the chosen answer); -1 where none of them has an
+      answer.
 
     Raises:
-      ValueError: shapes that differ, n outside 1..N, a score that is not a number, a negative weight, or an unknown `how`.
+      ValueError: shapes that differ, n outside 1..N, a score that is not a number, a negative weight, or an unknown
+        `how`.
     """
     ids = np.array([answer_ids(row) for row in answers], np.int64).reshape(len(answers), -1)
     scores = np.asarray(scores, np.float64).reshape(len(answers), -1)
@@ -63,14 +65,15 @@ def select_at(answers: Sequence[Sequence[Hashable]], scores, n: int, how: Vote) 
     return _select(ids[:, :n], scores[:, :n], how)
 
 
-def answer_ids(answers: Sequence[Hashable]) -> Int[np.ndarray, "N"]:
+def answer_ids(answers: Sequence[Hashable]) -> Int[np.ndarray, " N"]:
     """Equal answers get equal ids, numbered by first appearance; None gets -1.
 
       In:   ["6", None, "4", "6"]
       Out:  [0, -1, 1, 0]
     """
     seen: dict[Hashable, int] = {}
-    return np.array([NO_ANSWER if answer is None else seen.setdefault(answer, len(seen)) for answer in answers], np.int64)
+    ids = [NO_ANSWER if answer is None else seen.setdefault(answer, len(seen)) for answer in answers]
+    return np.array(ids, np.int64)
 
 
 def _answer(answers, scores, how: Vote):
@@ -83,7 +86,7 @@ def _answer(answers, scores, how: Vote):
     return None if chosen == NO_ANSWER else answers[chosen]
 
 
-def _select(ids: Int[np.ndarray, "P N"], scores: Float[np.ndarray, "P N"], how: Vote) -> Int[np.ndarray, "P"]:
+def _select(ids: Int[np.ndarray, "P N"], scores: Float[np.ndarray, "P N"], how: Vote) -> Int[np.ndarray, " P"]:
     if how != "majority" and np.isnan(scores).any():
         raise ValueError("a score is not a number")
     valid = ids != NO_ANSWER
@@ -93,7 +96,8 @@ def _select(ids: Int[np.ndarray, "P N"], scores: Float[np.ndarray, "P N"], how: 
         weights = np.ones_like(scores) if how == "majority" else scores
         if (weights < 0).any():
             raise ValueError("weighted votes need scores that are not negative, such as probabilities")
-        # Every candidate of a class gets the total of its class, so that argmax finds the first member of the first best class.
+        # Every candidate of a class gets the total of its class, so that argmax finds the first member of the first
+        # best class.
         value = np.sum((ids[:, :, None] == ids[:, None, :]) * weights[:, None, :], axis=-1)
     else:
         raise ValueError(f"unknown vote {how!r}; use one of {', '.join(VOTES)}")

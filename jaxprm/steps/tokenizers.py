@@ -95,7 +95,7 @@ class JsonTokenizer:
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int, *, symbols: Sequence[str] = (),
-                        model_type: str = "bpe") -> SentencePieceTokenizer:
+                        model_type: str = "bpe", byte_fallback: bool = True) -> SentencePieceTokenizer:
     """Trains a sentencepiece model on texts.
 
     Args:
@@ -103,8 +103,9 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, *, symbols: Seque
       vocab_size: upper bound of the vocabulary; a small corpus ends with fewer pieces.
       symbols: strings that are always one token of their own, never merged or split (step separators).
       model_type: "bpe" or "unigram".
+      byte_fallback: characters that the training texts lack become bytes (256 more pieces), else the unknown token.
 
-    Ids 0, 1, 2, 3 are padding, unknown, begin and end of text. Unknown characters fall back to bytes.
+    Ids 0, 1, 2, 3 are padding, unknown, begin and end of text.
     """
     import sentencepiece
 
@@ -112,7 +113,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, *, symbols: Seque
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=written, vocab_size=vocab_size, model_type=model_type,
         user_defined_symbols=list(symbols), pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece="<pad>", unk_piece="<unk>",
-        bos_piece="<s>", eos_piece="</s>", byte_fallback=True, hard_vocab_limit=False, character_coverage=1.0,
+        bos_piece="<s>", eos_piece="</s>", byte_fallback=byte_fallback, hard_vocab_limit=False, character_coverage=1.0,
         normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1, minloglevel=2,
         max_sentence_length=1 << 16)
     return SentencePieceTokenizer(written.getvalue())

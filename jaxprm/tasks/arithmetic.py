@@ -51,15 +51,15 @@ def read_chain(prompt: str) -> Chain:
 class ArithmeticTask:
     """Start from a number, apply ``min_steps`` to ``max_steps`` operations modulo ``modulus``, one per step.
 
-    Texts are those of `jaxprm.tasks.arithmetic_text`. The prompt alone defines the problem: every method but `sample` reads
-    prompts of either style and any size.
+    Texts are those of `jaxprm.tasks.arithmetic_text`. The prompt alone defines the problem: every method but
+    `sample` reads prompts of either style and any size.
 
     Attributes:
       min_steps, max_steps: number of operations, uniform, inclusive (the answer line comes on top).
       modulus: all values lie in [0, modulus).
       operations: which of + - * occur, uniformly.
-      smallest_operand, largest_operand: operands are uniform in this range, inclusive. Below 2 there are operations without
-        effect (+ 0, * 1) and ones that forget every earlier error (* 0).
+      smallest_operand, largest_operand: operands are uniform in this range, inclusive. Below 2 there are operations
+        without effect (+ 0, * 1) and ones that forget every earlier error (* 0).
       style: "digits" or "words".
     """
 
@@ -104,7 +104,9 @@ class ArithmeticTask:
                                 for _ in range(steps)])
             canonical = render_prompt(start, operations, self.modulus, "digits")
             if part.holds(canonical):
-                prompt = canonical if self.style == "digits" else render_prompt(start, operations, self.modulus, "words")
+                prompt = canonical
+                if self.style == "words":
+                    prompt = render_prompt(start, operations, self.modulus, "words")
                 value = start
                 for operator, operand in operations:
                     value = calculate(value, operator, operand, self.modulus)
@@ -121,9 +123,10 @@ class ArithmeticTask:
     def judge(self, problem: Problem, steps: tuple[str, ...]) -> StepVerdicts:
         """Exact verdicts for any lines; see `StepVerdicts`.
 
-        ``right[s]``: line s is line s of the reference. ``valid[s]``: its number is the next one, its left side is the value
-        that the solution last wrote for the step before (the start for step 1), operator and operand are the problem's, and
-        the result is that of the operation as written; for an answer: all steps are done and it repeats the last value.
+        ``right[s]``: line s is line s of the reference. ``valid[s]``: its number is the next one, its left side is
+        the value that the solution last wrote for the step before (the start for step 1), operator and operand are
+        the problem's, and the result is that of the operation as written; for an answer: all steps are done and it
+        repeats the last value.
         """
         chain = read_chain(problem.prompt)
         reference, written, last, answer = chain.lines, {0: chain.start}, 0, None
@@ -149,7 +152,8 @@ class ArithmeticTask:
         text = None if answer is None else render_value(answer, chain.style)
         return verdicts(valid, right, text, answer is not None and answer == reference[-1].value)
 
-    def corrupt(self, key: Key, problem: Problem, steps: tuple[str, ...], kind: str, step: int) -> tuple[str, ...] | None:
+    def corrupt(self, key: Key, problem: Problem, steps: tuple[str, ...], kind: str,
+                step: int) -> tuple[str, ...] | None:
         """See `Task.corrupt`. ``steps[:step]`` must be steps 1 to ``step`` of a derivation, right or wrong.
 
         Raises:

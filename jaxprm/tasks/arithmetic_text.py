@@ -79,7 +79,8 @@ def parse_prompt(prompt: str) -> tuple[int, tuple[tuple[str, int], ...], int, St
         operations = tuple((_FROM_IMPERATIVE[word], parse_cardinal(operand)) for _, word, operand in rows)
     else:
         return None
-    if start is None or not modulus or numbers != list(range(1, len(rows) + 1)) or any(x is None for _, x in operations):
+    readable = start is not None and modulus and all(operand is not None for _, operand in operations)
+    if not readable or numbers != list(range(1, len(rows) + 1)):
         return None
     return start, operations, modulus, style
 

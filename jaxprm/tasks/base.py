@@ -22,14 +22,14 @@ class StepVerdicts:
 
     Attributes:
       valid: the line follows from what the solution itself wrote before it, and reads the problem rightly: a consistent
-        continuation of a wrong value is valid. Lines that are no step at all, steps out of order, steps done before, and
-        lines after the answer are not valid.
-      right: the line holds the true content for its place given the problem, whatever precedes it. Where the reference is
-        unique (arithmetic) this is equality with the reference step of that place, so that everything after a dropped or
-        repeated step is displaced and not right; a state-based family says its own rule.
-      first_error: 0-based place of the first line that is not right, -1 if there is none. A dropped step is an error at the
-        place where it is missing. A repeated step is an error at the repetition, though what it says is true (PRMBench
-        "redundency"). A solution that merely stops early has no wrong line: -1, and ``correct`` is False.
+        continuation of a wrong value is valid. Lines that are no step at all, steps out of order, steps done before,
+        and lines after the answer are not valid.
+      right: the line holds the true content for its place given the problem, whatever precedes it. Where the
+        reference is unique (arithmetic) this is equality with the reference step of that place, so that everything
+        after a dropped or repeated step is displaced and not right; a state-based family says its own rule.
+      first_error: 0-based place of the first line that is not right, -1 if there is none. A dropped step is an error
+        at the place where it is missing. A repeated step is an error at the repetition, though what it says is true
+        (PRMBench "redundency"). A solution that merely stops early has no wrong line: -1, and ``correct`` is False.
       answer: the text of the first answer line, ``None`` without one.
       correct: whether that answer is right.
     """
@@ -67,7 +67,7 @@ WHOLE = Part("whole")
 
 
 class Task(Protocol):
-    """A problem family with an exact verifier. Implementations are frozen dataclasses; every method is a pure function."""
+    """A problem family with an exact verifier. Implementations are frozen dataclasses, their methods pure functions."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -82,7 +82,8 @@ class Task(Protocol):
     def judge(self, problem: Problem, steps: tuple[str, ...]) -> StepVerdicts:
         """Exact verdicts for any lines."""
 
-    def corrupt(self, key: Key, problem: Problem, steps: tuple[str, ...], kind: str, step: int) -> tuple[str, ...] | None:
+    def corrupt(self, key: Key, problem: Problem, steps: tuple[str, ...], kind: str,
+                step: int) -> tuple[str, ...] | None:
         """Keeps ``steps[:step]``, plants an error of this kind at ``step`` and goes on consistently from there.
 
         Returns ``None`` where the kind cannot make that step wrong (2 * 2 read as 2 + 2; nothing to repeat at step 0).
@@ -96,10 +97,10 @@ class Task(Protocol):
 
 
 class Stream:
-    """A cheap stream of random numbers that is a pure function of (key, purpose), the same on every machine and version.
+    """A cheap stream of random numbers: a pure function of (key, purpose), the same on every machine and version.
 
-    `numpy.random.Generator` takes longer to construct than a whole problem takes to sample; here a 512-bit BLAKE2b digest
-    serves as one large mixed-radix number, from which draws are divided off.
+    `numpy.random.Generator` takes longer to construct than a whole problem takes to sample; here a 512-bit BLAKE2b
+    digest serves as one large mixed-radix number, from which draws are divided off.
     """
 
     __slots__ = ("_name", "_block", "_pool")
@@ -113,8 +114,8 @@ class Stream:
     def below(self, n: int) -> int:
         """A uniform integer in [0, n), for n < 2**64 (bias below 2**-32)."""
         if self._pool < _REFILL_BELOW:
-            digest = hashlib.blake2b(f"{self._block}/{self._name}".encode()).digest()
-            self._pool = int.from_bytes(digest, "little") | 1 << _POOL_BITS
+            block = hashlib.blake2b(f"{self._block}/{self._name}".encode()).digest()
+            self._pool = int.from_bytes(block, "little") | 1 << _POOL_BITS
             self._block += 1
         self._pool, drawn = divmod(self._pool, n)
         return drawn

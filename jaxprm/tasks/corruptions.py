@@ -40,7 +40,8 @@ def calculate(left: int, operator: str, operand: int, modulus: int) -> int:
 
 
 def follow(operations: tuple[tuple[str, int], ...], modulus: int, number: int, value: int) -> list[Line | Answer]:
-    """The lines from step ``number`` (1-based) to the answer, starting from ``value``; none once the answer is written."""
+    """The lines from step ``number`` (1-based) to the answer, starting from ``value``; none once the answer is
+    written."""
     lines: list[Line | Answer] = []
     for step in range(number, len(operations) + 1):
         operator, operand = operations[step - 1]
@@ -71,8 +72,8 @@ class Planting(NamedTuple):
 
 def plantings(kind: str, operations: tuple[tuple[str, int], ...], modulus: int, number: int, start: int,
               before: Sequence[Line]) -> list[Planting]:
-    """The ways to make an error of this kind at step ``number`` (1-based; one more than there are operations for the answer
-    line), right after the lines ``before``, the most typical first. Empty where the kind does not apply."""
+    """The ways to make an error of this kind at step ``number`` (1-based; one more than there are operations for the
+    answer line), right after the lines ``before``, the most typical first. Empty where the kind does not apply."""
     value = before[-1].result if before else start
     if kind == "repeated_step":
         return [Planting((before[-1],), number, value, True)] if before else []

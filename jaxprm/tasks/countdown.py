@@ -1,4 +1,4 @@
-"""Countdown ("reach 24"): search rather than calculation; a step is right if the target can still be reached after it."""
+"""Countdown ("reach 24"): search, not calculation; a step is right if the target can still be reached after it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class CountdownTask:
                 raise InputError(f"must be an integer from {low} to {high}", field=field, value=value)
         if self.style == "words" and (self.largest + 1) ** self.numbers > number_words.LARGEST:
             raise InputError(f"can lead to products above {number_words.LARGEST}, which have no word here",
-                             field="largest", value=self.largest, hint="use fewer or smaller numbers, or style 'digits'")
+                             field="largest", value=self.largest,
+                             hint="use fewer or smaller numbers, or style 'digits'")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -130,10 +131,12 @@ class CountdownTask:
     def judge(self, problem: Problem, steps: tuple[str, ...]) -> StepVerdicts:
         """Exact verdicts for any lines; see `StepVerdicts`.
 
-        ``right[s]`` of a step: it and all steps before are true moves, and the target is still reachable after it; of the
-        answer: it solves the problem, unless true steps came before and some are missing. ``valid[s]`` of a step: it is a
-        true move from the numbers that the solution last said were left; of the answer: one number is left, and the answer
-        claims that number by a true equation.
+        ``right[s]`` of a step: it and all steps before are true moves, and the target is still reachable after it;
+        of the
+        answer: it solves the problem, unless true steps came before and some are missing. ``valid[s]`` of a step: it
+          is a
+        true move from the numbers that the solution last said were left; of the answer: one number is left, and the
+        answer claims that number by a true equation.
         """
         puzzle = read_puzzle(problem.prompt)
         truth: State | None = puzzle.numbers  # None once some line was no true move
@@ -154,9 +157,11 @@ class CountdownTask:
                 stated = line.remaining
                 truth = line.remaining if truth is not None and follows(line, truth) else None
                 right.append(truth is not None and reachable(truth, puzzle.target))
-        return verdicts(valid, right, None if claim is None else claim.text, claim is not None and solves(claim, puzzle))
+        answer, correct = (None, False) if claim is None else (claim.text, solves(claim, puzzle))
+        return verdicts(valid, right, answer, correct)
 
-    def corrupt(self, key: Key, problem: Problem, steps: tuple[str, ...], kind: str, step: int) -> tuple[str, ...] | None:
+    def corrupt(self, key: Key, problem: Problem, steps: tuple[str, ...], kind: str,
+                step: int) -> tuple[str, ...] | None:
         """See `Task.corrupt`. ``steps[:step]`` must be steps of this task, right or wrong.
 
         Raises:

@@ -91,7 +91,8 @@ def plantings(kind: str, target: int, ledger: Ledger, before: Sequence[Move], pl
     """The ways to make an error of this kind instead of the ``planned`` move.
 
     Returns:
-      (lines written, ledger to go on from or ``None`` if the solution is over) per way; empty where the kind does not apply.
+      (lines written, ledger to go on from or ``None`` if the solution is over) per way; empty where the kind does
+      not apply.
     """
     def written(*alternatives: Move):
         return [((render_move(move, style),), ledger.after(move)) for move in alternatives]

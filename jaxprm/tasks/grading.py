@@ -20,10 +20,11 @@ def same_answer(given: str | None, reference: str | None, kind: GradingKind = "e
     """Grades an answer against a reference; a missing one (``None``) equals nothing.
 
     Args:
-      kind: "exact": equal after white space is normalised. "numeric": equal as exact rational numbers; thousands commas, a
-        currency sign before and a percent sign or full stop after are ignored, and 1/2 = 0.5; texts that are no numbers are
-        compared exactly. "math": equivalent as mathematics by math-verify (LaTeX, intervals, sets, units ...), which
-        converts both with sympy; an expression that takes longer than 5 seconds counts as different.
+      kind: "exact": equal after white space is normalised. "numeric": equal as exact rational numbers; thousands
+        commas, a currency sign before and a percent sign or full stop after are ignored, and 1/2 = 0.5; texts that
+        are no numbers are compared exactly. "math": equivalent as mathematics by math-verify (LaTeX, intervals,
+        sets, units ...), which converts both with sympy; an expression that takes longer than 5 seconds counts as
+        different.
 
     Raises:
       InputError: unknown kind.

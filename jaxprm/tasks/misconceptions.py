@@ -1,7 +1,7 @@
-"""Derivations of someone with systematic misconceptions: fluent, often wrong, and wrong in the same way again and again.
+"""Derivations of someone with systematic misconceptions: fluent, often wrong, and wrong in the same way each time.
 
-Independent slips are cured by majority voting; misconceptions are not: where one applies with a rate above one half, the
-majority of the derivations of that problem end in the same wrong answer.
+Independent slips are cured by majority voting; misconceptions are not: where one applies with a rate above one half,
+the majority of the derivations of that problem end in the same wrong answer.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ class Misconception:
       rate: probability that it is made where it applies.
       operator: the operator it applies to; ``None`` = any, and the answer line too.
       condition: one of `CONDITIONS`: "always", "large_value" (running value above half the modulus), "small_value" (the
-        rest), "wraps" (the plain result leaves [0, modulus): a carry or a borrow). Only "always" holds at the answer line.
-      variant: which of the ways of `plantings` to go wrong, 0 the most typical: always the same one, for a misconception is
-        systematic. For wrong_operator, * is read as + (0) or - (1).
+        rest), "wraps" (the plain result leaves [0, modulus): a carry or a borrow). Only "always" holds at the answer
+        line.
+      variant: which of the ways of `plantings` to go wrong, 0 the most typical: always the same one, for a
+        misconception is systematic. For wrong_operator, * is read as + (0) or - (1).
     """
 
     kind: str
@@ -92,19 +93,20 @@ class Derivation:
 
     Attributes:
       solution: its ``answer`` and ``correct`` are filled in.
-      planted: (0-based line, kind) of every planted error, in order; the first of them is the first error of the solution.
-        Errors made after the first are relative to the wrong value that the solution then stands at.
+      planted: (0-based line, kind) of every planted error, in order; the first of them is the first error of the
+        solution. Errors made after the first are relative to the wrong value that the solution then stands at.
     """
 
     solution: Solution
     planted: tuple[tuple[int, str], ...]
 
 
-def derive(key: Key, problem: Problem, misconceptions: tuple[Misconception, ...] = DEFAULT_MISCONCEPTIONS) -> Derivation:
+def derive(key: Key, problem: Problem,
+           misconceptions: tuple[Misconception, ...] = DEFAULT_MISCONCEPTIONS) -> Derivation:
     """Solves an arithmetic chain as someone with these misconceptions does.
 
-    At each step, the misconceptions that apply are tried in the order given, each with its own rate; the first that comes
-    up and makes the step wrong is written, and the derivation goes on consistently from the wrong value.
+    At each step, the misconceptions that apply are tried in the order given, each with its own rate; the first that
+    comes up and makes the step wrong is written, and the derivation goes on consistently from the wrong value.
 
     Raises:
       InputError: the problem is no arithmetic chain.

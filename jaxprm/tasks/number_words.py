@@ -1,4 +1,4 @@
-"""Numbers as English words: seven, twenty-one, one-hundred-five; first, twenty-first. One number is one white-space word."""
+"""Numbers as English words, each without white space: seven, twenty-one, one-hundred-five; first, twenty-first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import functools
 LARGEST = 999_999
 LARGEST_ORDINAL = 1000
 
-_SMALL = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-          "eighteen nineteen").split()
+_SMALL = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+          "seventeen eighteen nineteen").split()
 _TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
 _ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
              "twelve": "twelfth"}

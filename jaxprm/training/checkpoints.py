@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint.v1 as ocp
+from orbax.checkpoint import v1 as ocp
 
 from jaxprm.errors import InputError
 

@@ -32,7 +32,8 @@ def step_loss(objective: Callable[..., Loss], **hyperparameters) -> Callable[[Re
     def loss(model: RewardModel, batch: Mapping[str, Array]) -> Loss:
         steps = StepBatch(**batch)
         outputs = step_outputs(model, steps)
+        segments = jnp.take_along_axis(steps.segment_ids, steps.step_ends, axis=1)  # which solution a step belongs to
         return objective(outputs, steps.labels, jnp.logical_and(steps.step_mask, steps.label_mask),
-                         weights=steps.weights, **hyperparameters)
+                         weights=steps.weights, segments=segments, **hyperparameters)
 
     return loss

@@ -18,7 +18,8 @@ def sample(seed, size=200, levels=12):
 def test_equals_scikit_learn_with_ties(seed):
     scores, labels = sample(seed)
     assert auroc(scores, labels) == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12)
-    assert average_precision(scores, labels) == pytest.approx(sklearn_metrics.average_precision_score(labels, scores), abs=1e-12)
+    precision = sklearn_metrics.average_precision_score(labels, scores)
+    assert average_precision(scores, labels) == pytest.approx(precision, abs=1e-12)
     assert brier(scores, labels) == pytest.approx(sklearn_metrics.brier_score_loss(labels, scores), abs=1e-12)
     assert f1_at(scores, labels, 0.4) == pytest.approx(sklearn_metrics.f1_score(labels, scores > 0.4), abs=1e-12)
 
@@ -38,7 +39,9 @@ def test_one_class_or_nothing_is_undefined_not_a_number():
     assert np.isnan(brier([], [])) and np.isnan(expected_calibration_error([], []).error)
 
 
-@pytest.mark.parametrize("scores, labels", [([0.1], [0, 1]), ([[0.1]], [[1]]), ([np.nan, 0.2], [0, 1]), ([0.1, 0.2], [0, 0.5])])
+@pytest.mark.parametrize(
+    "scores, labels", [([0.1], [0, 1]), ([[0.1]], [[1]]), ([np.nan, 0.2], [0, 1]), ([0.1, 0.2], [0, 0.5])]
+)
 def test_bad_input_raises(scores, labels):
     for metric in (auroc, average_precision):
         with pytest.raises(ValueError):
@@ -118,4 +121,5 @@ def test_equals_published_numbers_of_real_reward_models(shared):
             value = auroc(inputs["y_pred"], inputs["y_true"])
             assert value is None if outputs["auroc"] == "NaN" else value == pytest.approx(outputs["auroc"], abs=1e-12)
             if 0 <= inputs["threshold"] < 1:
-                assert f1_at(inputs["y_pred"], inputs["y_true"], inputs["threshold"]) == pytest.approx(outputs["f1"], abs=1e-12)
+                value = f1_at(inputs["y_pred"], inputs["y_true"], inputs["threshold"])
+                assert value == pytest.approx(outputs["f1"], abs=1e-12)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxprm.objectives import language_model, next_token_cross_entropy, token_entropies, token_log_probs
 
@@ -37,7 +37,8 @@ def test_loss_and_gradients_equal_the_oracle_for_every_chunk(chunk):
     np.testing.assert_allclose(loss.metric_means()["accuracy"], (logp.argmax(-1) == targets)[mask].mean(), rtol=1e-6)
 
     residual = (np.exp(logp) - np.eye(11)[targets]) * mask[..., None]
-    by_hidden, by_unembedding = jax.grad(lambda h, u: next_token_cross_entropy(h, u, y, m, chunk=chunk).total, (0, 1))(h, u)
+    total = lambda h, u: next_token_cross_entropy(h, u, y, m, chunk=chunk).total
+    by_hidden, by_unembedding = jax.grad(total, (0, 1))(h, u)
     np.testing.assert_allclose(by_hidden, residual @ unembedding.T, atol=1e-5)
     np.testing.assert_allclose(by_unembedding, np.einsum("btd,btv->dv", hidden, residual), atol=1e-5)
 
@@ -51,8 +52,8 @@ def test_token_log_probs_and_entropies_equal_the_oracle(chunk, temperature):
     got = token_log_probs(h, u, y, temperature, chunk=chunk)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, np.take_along_axis(logp, targets[..., None], -1)[..., 0], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(token_entropies(h, u, temperature, chunk=chunk), -(np.exp(logp) * logp).sum(-1), rtol=1e-4,
-                               atol=1e-5)
+    entropies = token_entropies(h, u, temperature, chunk=chunk)
+    np.testing.assert_allclose(entropies, -(np.exp(logp) * logp).sum(-1), rtol=1e-4, atol=1e-5)
 
 
 def test_log_probs_are_differentiable_and_sum_to_one():
@@ -99,13 +100,15 @@ def test_a_large_vocabulary_is_cut_into_chunks_by_itself(monkeypatch):
     assert "scan" not in str(jax.make_jaxpr(lambda h: next_token_cross_entropy(h, u, y, m).total)(h))
 
 
-def test_sharded_equals_unsharded():
-    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_equals_unsharded(kind):
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(kind,) * 2)
     h, u, y, m = device(*data(6, rows=8, vocabulary=12))
     put = lambda x, *axes: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
     grad = jax.jit(jax.value_and_grad(lambda u, h, y, m: next_token_cross_entropy(h, u, y, m, chunk=2).mean()))
     alone = grad(u, h, y, m)
-    spread = grad(put(u, None, "tensor"), put(h, "data"), put(y, "data"), put(m, "data"))
+    with jax.set_mesh(mesh):
+        spread = grad(put(u, None, "tensor"), put(h, "data"), put(y, "data"), put(m, "data"))
     np.testing.assert_allclose(spread[0], alone[0], rtol=1e-6)
     np.testing.assert_allclose(spread[1], alone[1], atol=1e-6)
 
@@ -113,7 +116,8 @@ def test_sharded_equals_unsharded():
 def test_low_precision_inputs_are_accumulated_in_float32():
     hidden, unembedding, targets, mask = data(7, width=64, vocabulary=200)
     h, u, y, m = device(hidden, unembedding / 8, targets, mask)
-    low = token_log_probs(h.astype(jnp.bfloat16), u.astype(jnp.bfloat16), y)
-    same_values = token_log_probs(h.astype(jnp.bfloat16).astype(jnp.float32), u.astype(jnp.bfloat16).astype(jnp.float32), y)
+    h, u = h.astype(jnp.bfloat16), u.astype(jnp.bfloat16)
+    low = token_log_probs(h, u, y)
+    same_values = token_log_probs(h.astype(jnp.float32), u.astype(jnp.float32), y)
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, same_values, atol=1e-4)

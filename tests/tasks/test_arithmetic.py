@@ -15,15 +15,16 @@ from jaxprm.tasks.corruptions import KINDS, PRMBENCH_CLASSES
 
 PROBLEM = Problem("p", "Start 7 1) + 5 2) * 3 3) - 8 (mod 10)", "8")
 REFERENCE = ("1) 7 + 5 = 2", "2) 2 * 3 = 6", "3) 6 - 8 = 8", "Answer: 8")
-WORDS = Problem("w", "Start with seven. First, add five. Second, multiply by three. Third, subtract eight. Count modulo ten.",
-                "eight")
+WORDS = Problem("w", "Start with seven. First, add five. Second, multiply by three. Third, subtract eight. "
+                "Count modulo ten.", "eight")
 TASKS = {"digits": ArithmeticTask(), "words": ArithmeticTask(style="words"),
          "large": ArithmeticTask(min_steps=2, max_steps=12, modulus=97, smallest_operand=0, largest_operand=150)}
 
 
 def judge(*steps):
     verdict = TASKS["digits"].judge(PROBLEM, steps)
-    return "".join("v" if ok else "." for ok in verdict.valid), "".join("r" if ok else "." for ok in verdict.right), verdict
+    valid = "".join("v" if ok else "." for ok in verdict.valid)
+    return valid, "".join("r" if ok else "." for ok in verdict.right), verdict
 
 
 def test_reference_by_hand():
@@ -150,7 +151,8 @@ def eval_chain(problem):
     return value
 
 
-pieces = st.sampled_from([*"0123456789+-*=) \n", "Answer: ", "1) ", "First, ", "seven", " is ", ".", "The answer is ", "٣", "²"])
+pieces = st.sampled_from([*"0123456789+-*=) \n", "Answer: ", "1) ", "First, ", "seven", " is ", ".",
+                          "The answer is ", "٣", "²"])
 garbage = st.one_of(st.text(max_size=40), st.lists(pieces, max_size=12).map("".join))
 
 

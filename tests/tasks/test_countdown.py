@@ -18,14 +18,17 @@ from jaxprm.tasks.countdown_solver import Move, calculate, moves, reachable, sol
 from jaxprm.tasks.countdown_text import Claim, evaluate, parse_line, parse_prompt, render_move, render_prompt
 
 TASKS = {"digits": CountdownTask(), "words": CountdownTask(style="words"),
-         "three": CountdownTask(numbers=3, target=10, largest=9), "five": CountdownTask(numbers=5, target=100, largest=6)}
+         "three": CountdownTask(numbers=3, target=10, largest=9),
+         "five": CountdownTask(numbers=5, target=100, largest=6)}
 PROBLEM = Problem("p", "Reach 24 from 4 5 6 10")
-SOLUTION = ("10 - 4 = 6 (left: 5 6 6)", "5 * 6 = 30 (left: 6 30)", "30 - 6 = 24 (left: 24)", "Answer: 5 * 6 - (10 - 4) = 24")
+SOLUTION = ("10 - 4 = 6 (left: 5 6 6)", "5 * 6 = 30 (left: 6 30)", "30 - 6 = 24 (left: 24)",
+            "Answer: 5 * 6 - (10 - 4) = 24")
 
 
 def judge(*steps):
     verdict = TASKS["digits"].judge(PROBLEM, steps)
-    return "".join("v" if ok else "." for ok in verdict.valid), "".join("r" if ok else "." for ok in verdict.right), verdict
+    valid = "".join("v" if ok else "." for ok in verdict.valid)
+    return valid, "".join("r" if ok else "." for ok in verdict.right), verdict
 
 
 def brute_force(numbers, target):
@@ -43,8 +46,9 @@ def brute_force(numbers, target):
     return False
 
 
-@pytest.mark.parametrize("numbers", [(1, 1, 1, 1), (3, 3, 8, 8), (1, 5, 5, 5), (1, 4, 5, 6), (1, 1, 1, 8), (4, 5, 6, 10),
-                                     (13, 13, 13, 13), (2, 3, 5, 12), (1, 1, 11, 13), (5, 5, 5, 5), (0, 0, 4, 6)])
+@pytest.mark.parametrize("numbers", [(1, 1, 1, 1), (3, 3, 8, 8), (1, 5, 5, 5), (1, 4, 5, 6), (1, 1, 1, 8),
+                                     (4, 5, 6, 10), (13, 13, 13, 13), (2, 3, 5, 12), (1, 1, 11, 13),
+                                     (5, 5, 5, 5), (0, 0, 4, 6)])
 def test_solver_equals_brute_force(numbers):
     assert reachable(tuple(sorted(numbers)), 24) == brute_force(numbers, 24)
 
@@ -98,10 +102,10 @@ def test_verdicts_by_hand():
     assert judge(SOLUTION[0], "5 * 6 = 31 (left: 6 31)", "31 - 6 = 25 (left: 25)")[:2] == ("v.v", "r..")
     assert judge(SOLUTION[0], "5 * 6 = 30 (left: 5 30)")[:2] == ("v.", "r.")          # a number copied wrongly
     assert judge(SOLUTION[0], "5 * 7 = 35 (left: 6 35)")[:2] == ("v.", "r.")          # a number that is not there
-    assert judge(SOLUTION[0], SOLUTION[2], SOLUTION[3])[:2] == ("v.v", "r.r")         # a dropped step; the answer is right
+    assert judge(SOLUTION[0], SOLUTION[2], SOLUTION[3])[:2] == ("v.v", "r.r")         # a dropped step
     assert judge(SOLUTION[0], SOLUTION[0], *SOLUTION[1:])[:2] == ("v.vvv", "r...r")   # a repeated step
     assert judge(*SOLUTION[:2], SOLUTION[3])[:2] == ("vv.", "rr.")                    # the last step is missing
-    assert judge(*SOLUTION[:3], "Answer: 5 * 6 - 10 + 4 = 24", SOLUTION[3])[:2] == ("vvv.v"[:4] + ".", "rrr..")
+    assert judge(*SOLUTION[:3], "Answer: 5 * 6 - 10 - 4 = 24", SOLUTION[3])[:2] == ("vvv..", "rrr..")
     verdict = judge(*SOLUTION[:2])[2]
     assert (verdict.first_error, verdict.answer, verdict.correct) == (-1, None, False)
 
@@ -109,7 +113,8 @@ def test_verdicts_by_hand():
 def test_answers():
     task = TASKS["digits"]
     assert [task.verify(PROBLEM, text) for text in (
-        "5 * 6 - (10 - 4)", "5 * 6 - (10 - 4) = 24", "5 * 6 - (10 - 4) = 23", "4 * 6", "24", None, "", "5 * 6 - (10 - 5)")] == [
+        "5 * 6 - (10 - 4)", "5 * 6 - (10 - 4) = 24", "5 * 6 - (10 - 4) = 23", "4 * 6", "24", None, "",
+        "5 * 6 - (10 - 5)")] == [
         True, True, False, False, False, False, False, False]
     assert task.extract_answer(SOLUTION) == "5 * 6 - (10 - 4) = 24" and task.extract_answer(SOLUTION[:2]) is None
     with pytest.raises(InputError, match="has no solution"):
@@ -121,7 +126,7 @@ def test_answers():
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_references_are_right(name):
     task = TASKS[name]
-    for key in range(40):
+    for key in range(15):
         problem = task.sample(key)
         assert problem == task.sample(key)
         steps = task.solve(problem)
@@ -135,9 +140,9 @@ def test_references_are_right(name):
 
 def test_parts_are_disjoint():
     parts = [Part("a", 0.0, 0.5), Part("b", 0.5, 0.8), Part("c", 0.8, 1.0)]
-    found = [{CountdownTask(style=style).sample(key, part).id for key in range(100) for style in ("digits", "words")}
+    found = [{CountdownTask(style=style).sample(key, part).id for key in range(40) for style in ("digits", "words")}
              for part in parts]
-    assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2]) and min(map(len, found)) > 50
+    assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2]) and min(map(len, found)) > 25
     with pytest.raises(InputError, match="part 'thin'"):
         CountdownTask().sample(0, Part("thin", 0.5, 0.5 + 1e-9))
 
@@ -146,7 +151,7 @@ def test_parts_are_disjoint():
 @pytest.mark.parametrize("kind", KINDS)
 def test_planted_errors_are_found_where_they_were_planted(name, kind):
     task, planted = TASKS[name], 0
-    for key in range(40):
+    for key in range(15):
         problem = task.sample(key)
         reference = task.solve(problem)
         for step in range(len(reference)):
@@ -159,20 +164,21 @@ def test_planted_errors_are_found_where_they_were_planted(name, kind):
             assert verdict.valid[step] == (kind == "dead_end")
             length = {"dropped_step": -1, "repeated_step": 1, "forgotten_number": -1}.get(kind, 0)
             assert len(steps) == len(reference) + length and verdict.answer is not None
-    assert planted >= (15 if kind == "swapped_operand" else 38)
+    assert planted >= (6 if kind == "swapped_operand" else 14)
 
 
 def test_kinds_are_named_after_prmbench():
     assert set(PRMBENCH_CLASSES.values()) - {None} <= {"redundency", "circular", "counterfactual", "step_contradiction",
-                                                       "domain_inconsistency", "confidence", "missing_condition", "deception"}
+                                                       "domain_inconsistency", "confidence", "missing_condition",
+                                                       "deception"}
     for kind, step, steps, field in (("typo", 0, SOLUTION, "kind"), ("dead_end", 4, SOLUTION, "step"),
                                      ("dead_end", 1, ("what?",), "steps")):
         with pytest.raises(InputError, match=f"field '{field}'"):
             TASKS["digits"].corrupt(0, PROBLEM, steps, kind, step)
 
 
-pieces = st.sampled_from([*"0123456789+-*/=() \n.", "Answer: ", "(left: ", "10 - 4 = 6 (left: 5 6 6)", "So ", " leaving ", "ten",
-                          " minus ", " is ", "negative-", "1/0", "-", "٣"])
+pieces = st.sampled_from([*"0123456789+-*/=() \n.", "Answer: ", "(left: ", "10 - 4 = 6 (left: 5 6 6)", "So ",
+                          " leaving ", "ten", " minus ", " is ", "negative-", "1/0", "-", "٣"])
 garbage = st.one_of(st.text(max_size=40), st.lists(pieces, max_size=15).map("".join))
 
 
@@ -194,7 +200,7 @@ def test_long_garbage_is_cheap():
 @pytest.mark.parametrize(("options", "field"), [
     ({"numbers": 1}, "numbers"), ({"numbers": 7}, "numbers"), ({"target": -1}, "target"), ({"largest": 0}, "largest"),
     ({"style": "roman"}, "style"), ({"numbers": 6, "style": "words"}, "largest")])
-def test_bad_options_are_one_line(options, field):
+def test_bad_options_are_one_line(options, field, without_type_checks):
     with pytest.raises(InputError, match=f"field '{field}'"):
         CountdownTask(**options)
 
@@ -205,7 +211,7 @@ def test_agreement_with_published_labels(shared):
         pytest.skip("game24_900_969.jsonl.gz is not there")
     task, judged, differing, truth = TASKS["digits"], 0, [], {"step_valid": 0, "still_solvable": 0}
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in itertools.islice(lines, 0, None, 3):
+        for line in itertools.islice(lines, 0, None, 5):
             row = json.loads(line)
             verdict = task.judge(Problem(row["id"], f"Reach 24 from {row['meta']['puzzle']}"), tuple(row["steps"]))
             assert verdict.first_error == row["first_error"]
@@ -220,6 +226,6 @@ def test_agreement_with_published_labels(shared):
                 if isinstance(parsed, Move) and solvable is not None:
                     truth["still_solvable"] += 1
                     assert reachable(parsed.remaining, 24) == solvable
-    assert judged > 9000 and truth["still_solvable"] > 5000
+    assert judged > 5500 and truth["still_solvable"] > 3500
     # The labels forgive an answer whose expression is worth 24 although it says "= 48"; here that is a false equation.
     assert differing in ([], ["Answer: (13 - 9) * (12 - 6) = 48"])

@@ -41,7 +41,8 @@ def test_certain_misconceptions_by_hand():
     assert derivation.solution.steps[-2:] == ("4) 9 * 3 = 7", "Answer: 9")
     small = derive(0, PROBLEM, (Misconception("wrong_operator", 1.0, "*", "small_value", variant=1),))
     assert small.solution.steps[0] == "1) 7 * 5 = 5"  # 7 is not small
-    assert derive(0, PROBLEM, (Misconception("wrong_operator", 1.0, "*", variant=1),)).solution.steps[0] == "1) 7 - 5 = 2"
+    other = derive(0, PROBLEM, (Misconception("wrong_operator", 1.0, "*", variant=1),))
+    assert other.solution.steps[0] == "1) 7 - 5 = 2"
 
 
 @pytest.mark.parametrize("style", ["digits", "words"])
@@ -53,7 +54,8 @@ def test_the_first_planted_error_is_the_first_error(style):
         verdict = task.judge(problem, derivation.solution.steps)
         assert verdict.first_error == (derivation.planted[0][0] if derivation.planted else -1)
         assert (verdict.answer, verdict.correct) == (derivation.solution.answer, derivation.solution.correct)
-        invalid, places = {i for i, ok in enumerate(verdict.valid) if not ok}, {place for place, _ in derivation.planted}
+        invalid = {place for place, ok in enumerate(verdict.valid) if not ok}
+        places = {place for place, _ in derivation.planted}
         # Something planted right after a dropped step stands at the same line: then the gap shows one line later.
         assert invalid == places or (invalid > places and len(places) < len(derivation.planted))
         kinds.update(kind for _, kind in derivation.planted)

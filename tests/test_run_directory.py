@@ -1,0 +1,82 @@
+"""Run directories: what they hold, when they resume, when they refuse."""
+
+import dataclasses
+import enum
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxprm.errors import InputError
+from jaxprm.run_directory import RunDirectory, config_sha256, config_to_json
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    rate: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    part: Part = Part()
+    color: Color = Color.RED
+    files: tuple[str, ...] = ("a",)
+    folder: Path = Path("x")
+    weights: dict | None = None
+
+
+def test_canonical_json_and_hash():
+    value = config_to_json(Config(weights={"a": 0.5}))
+    prefix = __name__
+    assert value == {"class": f"{prefix}.Config", "seed": 0, "part": {"class": f"{prefix}.Part", "rate": 1},
+                     "color": "RED", "files": ["a"], "folder": "x", "weights": {"a": 0.5}}
+    text = json.dumps(config_to_json(Config()), sort_keys=True, separators=(",", ":"))
+    assert config_sha256(Config()) == hashlib.sha256(text.encode()).hexdigest()
+    assert config_sha256(Config(part=Part(1))) == config_sha256(Config()) != config_sha256(Config(seed=1))
+    with pytest.raises(InputError, match="a config may hold"):
+        config_to_json(Config(weights={"a": object()}))
+
+
+def test_begins_resumes_finishes(tmp_path):
+    path = tmp_path / "runs/one"
+    run = RunDirectory(path, Config(), "text of the config\n")
+    assert not run.resumed and run.state == "running" and run.finished("train") is None
+    assert (path / "config.gin").read_text() == "text of the config\n"
+    assert json.loads((path / "config.json").read_text()) == {"sha256": config_sha256(Config()),
+                                                              "config": config_to_json(Config())}
+    run.finish("train", seconds=1.5)
+    again = RunDirectory(path, Config(), "same values, other text")
+    assert again.resumed and again.finished("train") == {"seconds": 1.5}
+    assert (path / "config.gin").read_text() == "text of the config\n"
+    again.finish("evaluate")
+    again.finish_run()
+    assert run.state == "finished" and run.finished("evaluate") == {} and run.finished("train") == {"seconds": 1.5}
+    assert [run.metrics.name, run.checkpoints.name, run.results.name, run.report.name] == [
+        "metrics.jsonl", "checkpoints", "results.json", "report.html"]
+
+
+def test_refuses(tmp_path):
+    RunDirectory(tmp_path / "run", Config())
+    with pytest.raises(InputError, match="run: holds another run .*; choose another directory with --run, or delete"):
+        RunDirectory(tmp_path / "run", Config(seed=1))
+    with pytest.raises(InputError, match="holds files that are not a run"):
+        RunDirectory(tmp_path, Config())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is not a directory"):
+        RunDirectory(tmp_path / "file", Config())
+    (tmp_path / "run/config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json: cannot be read"):
+        RunDirectory(tmp_path / "run", Config())
+
+
+def test_a_run_killed_while_it_began_can_begin_again(tmp_path):
+    run = RunDirectory(tmp_path / "run", Config(), "text")
+    (run.path / "config.json").unlink()
+    (run.path / ".config.json.123.tmp").touch()
+    assert not RunDirectory(tmp_path / "run", Config(), "text").resumed
