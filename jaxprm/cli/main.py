@@ -67,7 +67,7 @@ def score(
     input: Annotated[Path, typer.Option(metavar="FILE", help="JSONL rows with `problem` and `steps`.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The same rows plus `scores` and `aggregate`.")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the steps coloured by score.")] = None,
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps, do not refuse.")] = False,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Do not refuse empty steps; their score is null.")] = False,
     batch_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens scored at a time.")] = 16384,
 ) -> None:
     """Score every step of every solution in a file.
@@ -82,10 +82,20 @@ def score(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="Benchmark, e.g. `steps`.")],
+    name: Annotated[str, typer.Argument(help="Benchmark: `steps`.")],
     model: Annotated[list[Path], typer.Option(metavar="DIR", help="Trained model; may be given more than once.")],
     data: Annotated[list[Path], typer.Option(metavar="FILE", help="Benchmark file; may be given more than once.")],
+    baselines_from: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=(
+        "Also fit the baselines (position and length, TF-IDF) on this file; may be given more than once."))] = None,
+    neutral: Annotated[str | None, typer.Option(metavar="good|bad|ignore", help=(
+        "How a neutral rating counts [default: as in the model's training]."))] = None,
+    after_error: Annotated[str, typer.Option(metavar="keep|ignore|bad", help=(
+        "What steps behind the first wrong one count as."))] = "keep",
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps, do not refuse.")] = False,
+    overlong: Annotated[str, typer.Option(metavar="error|drop", help=(
+        "What to do with solutions that are longer than the model's context; dropped ones are counted."))] = "error",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write every number here.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them here (PNG).")] = None,
 ) -> None:
     """Evaluate models on a benchmark: a table, with intervals.
 
@@ -94,7 +104,26 @@ def bench(
     progress = _prepare()
     from jaxprm.pipelines import bench as pipeline
 
-    pipeline.run(name, model, data, json_path=json, progress=progress)
+    pipeline.run(name, model, data, baselines_from=baselines_from or (), neutral=neutral, after_error=after_error,
+                 drop_empty=drop_empty, overlong=overlong, json_path=json, plot=plot, progress=progress)
+
+
+@app.command()
+def inspect(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Model or run directory.")]) -> None:
+    """What is in a trained model, and how it reads steps.
+
+    Example: `jaxprm inspect runs/prm800k`
+    """
+    _prepare()
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxprm.pipelines.inspect_model import describe
+
+    table = Table(show_header=False, box=None)
+    for name, value in describe(directory):
+        table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -35,9 +35,9 @@ class Agreement:
     spearman: Interval
 
 
-def label_agreement(estimated: Sequence[Sequence[float | None]], exact: Sequence[Sequence[float | None]],
+def label_agreement(estimated: Sequence[Sequence[float | int | None]], exact: Sequence[Sequence[float | int | None]],
                     problems: Sequence[str], key: int | tuple[int, ...], *, threshold: float = 0.5,
-                    thresholds: Sequence[float] = (), resamples: int = 1000) -> Agreement:
+                    thresholds: Iterable[float | int] = (), resamples: int = 1000) -> Agreement:
     """Compares two sets of labels of the same solutions.
 
     Args:

@@ -105,7 +105,7 @@ def _place_features(solution: Solution, step: int, look_ahead: bool) -> list[flo
            np.log1p(sum(characters))]
     if look_ahead:
         row += [(step + 1) / len(steps), step + 1 == len(steps), np.log(len(steps))]
-    return row
+    return [float(value) for value in row]
 
 
 def _both_classes(items: Sequence[LabeledSolution]):

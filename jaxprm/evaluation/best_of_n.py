@@ -50,9 +50,9 @@ class Candidates:
     """
 
     answers: Sequence[Sequence[str | None]]
-    correct: Bool[np.ndarray, "Q M"]
-    scores: Float[np.ndarray, "Q M"]
-    policy_tokens: Float[np.ndarray, "Q M"] | Int[np.ndarray, "Q M"] | None = None
+    correct: Bool[np.ndarray, "Q M"] | Sequence
+    scores: Float[np.ndarray, "Q M"] | Sequence
+    policy_tokens: Float[np.ndarray, "Q M"] | Int[np.ndarray, "Q M"] | Sequence | None = None
 
     def __post_init__(self):
         correct, scores = np.asarray(self.correct, bool), np.asarray(self.scores, np.float64)

@@ -45,8 +45,8 @@ class StepPredictions:
       InputError: fields differ in length, a score is not a probability, a planted kind without a first error.
     """
 
-    scores: Sequence[np.ndarray]
-    labels: Sequence[Sequence[float | None]]
+    scores: Sequence[np.ndarray | Sequence]
+    labels: Sequence[Sequence[float | int | None]]
     first_errors: Sequence[int | None]
     problems: Sequence[str]
     kinds: Sequence[str | None] | None = None
@@ -71,7 +71,7 @@ class StepPredictions:
                                  value=self.kinds[row - 1])
 
     @classmethod
-    def from_solutions(cls, items: Sequence[LabeledSolution], scores: Sequence[Sequence[float]],
+    def from_solutions(cls, items: Sequence[LabeledSolution], scores: Sequence[np.ndarray | Sequence],
                        kinds: Sequence[str | None] | None = None, *, distinct: bool = True) -> StepPredictions:
         """From labelled solutions and one list of scores for each. Solutions with the same prompt are one problem.
 
@@ -154,7 +154,7 @@ class StepEvaluation:
 
 
 def evaluate_steps(predictions: StepPredictions, key: int | tuple[int, ...], *, threshold: float = 0.5,
-                   calibration: tuple[str, StepPredictions] | None = None, bins: int = 10,
+                   calibration: tuple[str, StepPredictions | float] | None = None, bins: int = 10,
                    resamples: int = 1000) -> StepEvaluation:
     """AUROC (plain and within position), ECE, first-error F1 and planted errors by kind, each with a 95 % interval.
 
@@ -163,7 +163,7 @@ def evaluate_steps(predictions: StepPredictions, key: int | tuple[int, ...], *, 
       key: seed of the bootstrap.
       threshold: fixed threshold of the first-error F1 and of planted errors.
       calibration: (name, predictions of another split); a second row of the F1 then uses the threshold that is best
-        there.
+        there. A number instead of predictions is a threshold that was chosen on that split before.
       bins: equal-width bins of the reliability table and the ECE.
       resamples: how often problems are resampled.
 
@@ -203,9 +203,11 @@ def evaluate_steps(predictions: StepPredictions, key: int | tuple[int, ...], *, 
         kinds=_planted(predictions, group, threshold, scores[right], problem[right], options))
 
 
-def _choose(name: str, predictions: StepPredictions) -> float:
+def _choose(name: str, predictions: StepPredictions | float) -> float:
     if not name or name == "fixed":
         raise InputError("needs the name of the split", field="calibration", value=name)
+    if not isinstance(predictions, StepPredictions):
+        return float(predictions)
     known = [row for row, first in enumerate(predictions.first_errors) if first is not None]
     if not known:
         raise InputError("has no solution with a known first error", field="calibration", value=name)

@@ -8,7 +8,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxprm.models.sharding import gathered, has_mesh, out_sharding
+from jaxprm.models.sharding import gathered, has_mesh, out_sharding, whole_width
 
 
 @jax.custom_vjp
@@ -45,6 +45,6 @@ def project(x: Float[Array, "B T ..."], weight: Float[Array, "..."], axes: tuple
     if has_mesh():  # rows stay split: contract in place and let JAX place the result
         contract = (tuple(range(2, 2 + inputs)), tuple(range(inputs)))
         return lax.dot_general(x, weight, (contract, ((), ())),
-                               out_sharding=out_sharding("batch", None, *axes[inputs:]))
+                               out_sharding=out_sharding("batch", None, *whole_width(axes[inputs:])))
     size = math.prod(weight.shape[:inputs])
     return _matmul(x.reshape(-1, size), weight.reshape(size, -1)).reshape(*lead, *tail)

@@ -6,7 +6,7 @@ Optimisers, checkpoints, sharding rules and weight files all speak of parameters
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -19,12 +19,11 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def _name(path) -> str:
-    names = [str(getattr(key, "name", getattr(key, "key", key))) for key in path]
-    return ".".join(name for name in names if name not in ("value", "raw_value", "_raw_value"))
+    return ".".join(key.name for key in path[:-1])  # the last key is the Variable's own: ``.value``
 
 
-def parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """Dotted name -> array, in a fixed order."""
+def parameters(model: nnx.Module) -> dict[str, Any]:
+    """Dotted name -> array (or its shape and dtype, if the model is abstract), in a fixed order."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxprm.errors import InputError
 from jaxprm.models.config import TransformerConfig
+from jaxprm.models.sharding import gathered
 from jaxprm.models.transformer import Transformer
 
 HeadKind = Literal["scalar", "binary", "ranking"]
@@ -50,7 +51,7 @@ class StepHead(nnx.Module):
         self.config = config
 
     def __call__(self, hidden: Float[Array, "... D"]) -> Float[Array, "... K"]:
-        return hidden.astype(jnp.float32) @ self.kernel[...] + self.bias[...]
+        return hidden.astype(jnp.float32) @ gathered(self.kernel[...], "embed", None) + self.bias[...]
 
     def score(self, outputs: Float[Array, "... K"]) -> Float[Array, "..."]:
         """Outputs -> score in [0, 1]."""

@@ -107,7 +107,12 @@ def constrain(x: jax.Array, *axes: str | None, rules: ShardingRules = ShardingRu
 
 def gathered(weight: jax.Array, *axes: str | None) -> jax.Array:
     """A weight as a matrix product needs it: whole along fsdp (its ``embed`` axis), still split along tensor."""
-    return constrain(weight, *(None if axis == "embed" else axis for axis in axes))
+    return constrain(weight, *whole_width(axes))
+
+
+def whole_width(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Axes of a gathered weight or of activations: only stored weights are split along their ``embed`` axis."""
+    return tuple(None if axis == "embed" else axis for axis in axes)
 
 
 def out_sharding(*axes: str | None, rules: ShardingRules = ShardingRules()) -> PartitionSpec | None:

@@ -17,7 +17,7 @@ from jaxprm.models.attention import attend, attend_cached, causal_mask
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.layers import Block, RMSNorm, rotary_angles
-from jaxprm.models.sharding import constrain, out_sharding
+from jaxprm.models.sharding import constrain, gathered, out_sharding
 
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
                    "full": jax.checkpoint_policies.nothing_saveable}
@@ -128,10 +128,10 @@ class LanguageModel(nnx.Module):
         return self.backbone.config
 
     def output_matrix(self) -> Float[Array, "D V"]:
-        return self.backbone.embedding[...].T if self.config.tie_embeddings else self.unembedding[...]
+        matrix = self.backbone.embedding[...].T if self.config.tie_embeddings else self.unembedding[...]
+        return gathered(matrix, "embed", "vocab")
 
 
 def logits(model: LanguageModel, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Next-token logits, float32."""
-    matrix = constrain(model.output_matrix(), None, "vocab").astype(hidden.dtype)
-    return jnp.matmul(hidden, matrix, preferred_element_type=jnp.float32)
+    return jnp.matmul(hidden, model.output_matrix().astype(hidden.dtype), preferred_element_type=jnp.float32)

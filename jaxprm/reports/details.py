@@ -12,8 +12,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxprm.errors import InputError
 from jaxprm.evaluation.results import to_json
+
+Numbers = Sequence | np.ndarray
+"""One-dimensional numbers; stored as a tuple."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +27,10 @@ class Curve:
     marker."""
 
     name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
+    x: Numbers
+    y: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
 
     def __post_init__(self):
         _freeze(self, "x", "y", "low", "high")
@@ -45,7 +50,7 @@ class Panel:
     title: str
     x_label: str
     y_label: str
-    curves: tuple[Curve, ...]
+    curves: Sequence[Curve]
     caption: str = ""
     log_x: bool = False
 
@@ -68,9 +73,9 @@ class Bar:
 class Reliability:
     """Bins of a reliability diagram: mean predicted probability, observed share of right steps, number of steps."""
 
-    predicted: tuple[float, ...]
-    observed: tuple[float, ...]
-    count: tuple[int, ...]
+    predicted: Numbers
+    observed: Numbers
+    count: Numbers
 
     def __post_init__(self):
         _freeze(self, "predicted", "observed", "count")
@@ -83,7 +88,7 @@ class Reliability:
 class Confusion:
     """Counts of steps, ``counts[exact][estimated]`` with 0 = wrong and 1 = right."""
 
-    counts: tuple[tuple[int, int], tuple[int, int]]
+    counts: Sequence[Sequence[int]]
     threshold: float
 
     def __post_init__(self):
@@ -111,9 +116,9 @@ class ScoredSolution:
     """
 
     problem: str
-    steps: tuple[str, ...]
-    scores: tuple[float | None, ...]
-    labels: tuple[float | None, ...] | None = None
+    steps: Sequence[str]
+    scores: Sequence
+    labels: Sequence | None = None
     first_error: int | None = None
     answer: str | None = None
     reference: str | None = None
@@ -156,16 +161,16 @@ class ReportDetails:
     title: str = "jaxprm report"
     introduction: str = ""
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
-    accuracy_by_samples: tuple[Curve, ...] = ()
-    accuracy_by_tokens: tuple[Curve, ...] = ()
+    accuracy_by_samples: Sequence[Curve] = ()
+    accuracy_by_tokens: Sequence[Curve] = ()
     reliability: Reliability | None = None
     auroc_by_position: Curve | None = None
-    planted_errors: tuple[Bar, ...] = ()
+    planted_errors: Sequence[Bar] = ()
     confusion: Confusion | None = None
     agreement_by_threshold: Curve | None = None
-    training: tuple[Panel, ...] = ()
-    rl_curves: tuple[Panel, ...] = ()
-    examples: tuple[ScoredSolution, ...] = ()
+    training: Sequence[Panel] = ()
+    rl_curves: Sequence[Panel] = ()
+    examples: Sequence[ScoredSolution] = ()
 
     def __post_init__(self):
         _freeze(self, "accuracy_by_samples", "accuracy_by_tokens", "planted_errors", "training", "rl_curves",
@@ -207,7 +212,7 @@ def _freeze(instance, *fields: str) -> None:
             object.__setattr__(instance, field, tuple(v.item() if hasattr(v, "item") else v for v in values))
 
 
-def _nan(values: Sequence[float | None] | None):
+def _nan(values: Sequence | None):
     return None if values is None else tuple(math.nan if value is None else value for value in values)
 
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from jaxprm.reports.details import Bar, Confusion, Curve, Panel, Reliability
 from jaxprm.reports.theme import THEMES, Theme, ThemeName, color_of, text_color
 
-_SIZE = (5.6, 3.6)  # inches: a 10-point font stays readable when a phone shows the figure 370 pixels wide
+_SIZE = (5.0, 3.4)  # inches: a 10-point font stays readable when a phone shows the figure 370 pixels wide
 _RESOLUTION = 160  # dots per inch
 _MARKERS = "osD^vPX"
 
@@ -47,7 +47,7 @@ def draw_accuracy(curves: Sequence[Curve], *, x_label: str = "samples per proble
 
 def draw_reliability(bins: Reliability, theme: ThemeName = "light") -> bytes:
     """Observed share of right steps against the predicted probability, with the number of steps per bin below."""
-    figure, axes, colors = _new(theme, rows=(3.2, 1))
+    figure, axes, colors = _new(theme, rows=(3.2, 1.0))
     axes, below = axes
     predicted, observed, count = (np.asarray(values, float) for values in (bins.predicted, bins.observed, bins.count))
     kept = count > 0
@@ -78,9 +78,9 @@ def draw_auroc_by_position(curve: Curve, theme: ThemeName = "light") -> bytes:
     _draw_curves(axes, (curve,), colors, markers=True)
     _label(axes, "Telling right from wrong, step by step", "position of the step in the solution",
            "AUROC within position")
-    axes.set_ylim(min(0.45, *(y for y in curve.low or curve.y if not math.isnan(y)), 0.45) - 0.02, 1.02)
-    axes.text(1.0, 0.5, "chance: position alone ", color=colors.muted, ha="right", va="bottom", fontsize=9,
-              transform=axes.get_yaxis_transform())
+    axes.set_ylim(min([0.45, *(y for y in curve.low or curve.y if not math.isnan(y))]) - 0.02, 1.02)
+    axes.annotate("chance: position alone ", (1.0, 0.5), (0, 3), color=colors.muted, ha="right", va="bottom",
+                  fontsize=9, xycoords=axes.get_yaxis_transform(), textcoords="offset points")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     return _png(figure)
 
@@ -95,7 +95,7 @@ def draw_kinds(bars: Sequence[Bar], theme: ThemeName = "light") -> bytes:
     names = [bar.name.replace("_", " ") + (f" ({bar.count})" if bar.count is not None else "") for bar in bars]
     axes.set_yticks(places, names)
     axes.invert_yaxis()
-    _label(axes, "Planted errors caught, by kind (cases)", "share of cases", "")
+    _label(axes, "Planted errors caught, by kind (and cases)", "share of cases", "")
     axes.set_xlim(0, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(visible=False, axis="y")
@@ -128,8 +128,9 @@ RL_MEASURES = {"pass_at_1": ("pass@1", "problems solved"), "mean_steps": ("Lengt
                "repeated_steps": ("Repetition", "share of repeated steps")}
 
 
-def draw_rl_bars(rl: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str, theme: ThemeName = "light") -> bytes:
-    """One of `RL_MEASURES` before and after RL, from ``results["rl"]``, with intervals."""
+def draw_rl_bars(rl: Mapping[str, Mapping[str, Mapping[str, float | None]]], measure: str,
+                 theme: ThemeName = "light") -> bytes:
+    """One of `RL_MEASURES` before and after RL, with intervals, from ``results["rl"]``."""
     figure, axes, colors = _new(theme, width=3.6)
     places = np.arange(len(rl))
     bars = [Bar(name.replace("_", "-"), *(math.nan if row[measure][part] is None else row[measure][part]
@@ -147,7 +148,7 @@ def draw_rl_bars(rl: Mapping[str, Mapping[str, Mapping[str, float]]], measure: s
     return _png(figure)
 
 
-def _new(theme: ThemeName, *, width: float = _SIZE[0], height: float = _SIZE[1], rows: tuple[float, ...] = (1,)):
+def _new(theme: ThemeName, *, width: float = _SIZE[0], height: float = _SIZE[1], rows: tuple[float, ...] = (1.0,)):
     colors = THEMES[theme]
     figure = Figure(figsize=(width, height), dpi=_RESOLUTION, layout="constrained", facecolor=colors.background)
     FigureCanvasAgg(figure)
@@ -182,7 +183,8 @@ def _draw_curves(axes, curves: Sequence[Curve], colors: Theme, *, markers: bool)
 
 def _label(axes, title: str, x_label: str, y_label: str) -> None:
     colors = {"color": axes.title.get_color()}
-    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10, **colors)
+    if title:  # of the figure, not the axes: it starts at the left edge, whatever room the tick labels take
+        axes.figure.suptitle(title, x=0.012, ha="left", fontsize=11.5, fontweight="bold", **colors)
     axes.set_xlabel(x_label, fontsize=10, **colors)
     axes.set_ylabel(y_label, fontsize=10, **colors)
 
@@ -198,7 +200,7 @@ def _legend(axes, curves: Sequence[Curve], colors: Theme) -> None:
                            frameon=False, labelcolor=colors.text, fontsize=9.5, handlelength=1.6, columnspacing=1.4)
 
 
-def _log2_ticks(axes, values: Sequence[float]) -> None:
+def _log2_ticks(axes, values: Sequence[float | int]) -> None:
     values = [value for value in values if value > 0]
     if not values:
         return
@@ -230,7 +232,7 @@ def _rgb(color: str) -> np.ndarray:
     return np.asarray([int(color[i:i + 2], 16) / 255 for i in (1, 3, 5)])
 
 
-def _thousands(value: float, place=None) -> str:
+def _thousands(value: float | int, place=None) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10000 else f"{value:g}"
 
 

@@ -8,10 +8,10 @@ from jaxprm.evaluation.agreement import Agreement
 from jaxprm.evaluation.best_of_n import METHODS, BestOfN
 from jaxprm.evaluation.steps import StepEvaluation
 from jaxprm.metrics import Interval
-from jaxprm.reports.details import Bar, Confusion, Curve, Reliability
+from jaxprm.reports.details import Bar, Confusion, Curve, Numbers, Reliability
 
 
-def interval_curve(name: str, x: Sequence[float], intervals: Sequence[Interval]) -> Curve:
+def interval_curve(name: str, x: Numbers, intervals: Sequence[Interval]) -> Curve:
     """A curve with its band."""
     return Curve(name, tuple(x), *(tuple(getattr(row, part) for row in intervals) for part in ("mean", "low", "high")))
 

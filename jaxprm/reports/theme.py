@@ -32,7 +32,7 @@ THEMES: dict[ThemeName, Theme] = {
 
 # Fixed places in the palette: the same method has the same colour in every plot of every report.
 _PLACES = {"pass@1": 0, "majority": 1, "prm best": 2, "prm weighted": 3, "beam search": 4, "oracle": 5,
-           "start": 0, "outcome": 1, "sum-form": 4, "min-form": 2}
+           "start": 0, "outcome": 1, "outcome only": 1, "sum-form": 4, "min-form": 2}
 
 
 def color_of(name: str, index: int, theme: Theme) -> str:
@@ -70,4 +70,4 @@ def luminance(color: str) -> float:
 
 def text_color(background: str) -> str:
     """Black or white, whichever has the higher contrast (WCAG 2.1) on ``background``."""
-    return "#ffffff" if 1.05 / (luminance(background) + 0.05) > (luminance(background) + 0.05) / 0.05 else "#10151c"
+    return "#ffffff" if 1.05 / (luminance(background) + 0.05) > (luminance(background) + 0.05) / 0.05 else "#000000"

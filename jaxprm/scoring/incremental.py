@@ -16,23 +16,37 @@ from jaxprm.models.transformer import extend, prefill
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ScoreState:
-    """What the reward model has read of R = B * W solutions. ``tokens_read`` int32[] counts every token it was given,
-    each prompt once."""
+    """What the reward model has read of R = B * W solutions.
+
+    Attributes:
+      cache: keys and values.
+      last: hidden state of the last token read, where the score of an empty step is read with readout "before".
+      tokens_read: int32[], every token it was given, each prompt once.
+    """
 
     cache: KVCache
+    last: Float[Array, "R D"]
     tokens_read: Int[Array, ""]
 
     def gather(self, parents: Int[Array, "B W"]) -> ScoreState:
         """Row (b, w) of the result continues row (b, parents[b, w])."""
-        return dataclasses.replace(self, cache=self.cache.gather(parents))
+        problems, width = parents.shape
+        last = self.last.reshape(problems, -1, self.last.shape[1])
+        last = jnp.take_along_axis(last, parents[..., None], axis=1).reshape(problems * width, -1)
+        return dataclasses.replace(self, cache=self.cache.gather(parents), last=last)
 
 
 def start_scores(model: RewardModel, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], width: int,
                  capacity: int) -> ScoreState:
     """Reads each prompt once, for ``width`` rows per problem with room for ``capacity`` tokens of solution each."""
-    _, prompt = prefill(model.backbone, prompts, lengths)
-    cache = empty_cache(model.config, prompts.shape[0] * width, capacity, prompt)
-    return ScoreState(cache, lengths.sum().astype(jnp.int32))
+    hidden, prompt = prefill(model.backbone, prompts, lengths)
+    rows = prompts.shape[0] * width
+    last = jnp.repeat(_at(hidden, lengths - 1), width, axis=0, total_repeat_length=rows)
+    return ScoreState(empty_cache(model.config, rows, capacity, prompt), last, lengths.sum().astype(jnp.int32))
+
+
+def _at(hidden: Float[Array, "R L D"], index: Int[Array, " R"]) -> Float[Array, "R D"]:
+    return jax.vmap(lambda row, i: row[i])(hidden, jnp.maximum(index, 0))
 
 
 def extend_scores(model: RewardModel, state: ScoreState, step_tokens: Int[Array, "R L"],
@@ -48,7 +62,8 @@ def extend_scores(model: RewardModel, state: ScoreState, step_tokens: Int[Array,
       float32[R] scores in [0, 1], equal to `score_steps` on the whole solution, and the longer state.
     """
     hidden, cache = extend(model.backbone, state.cache, step_tokens, lengths)
-    at = jnp.maximum(lengths - 1 - read_back, 0)
-    last = jax.vmap(lambda row, index: row[index])(hidden, at)
-    scores = jnp.where(lengths > 0, model.head.score(model.head(last)), 0.0)
-    return scores, ScoreState(cache, state.tokens_read + lengths.sum().astype(jnp.int32))
+    at = lengths - 1 - read_back
+    read = jnp.where(at[:, None] >= 0, _at(hidden, at), state.last)
+    scores = jnp.where(lengths > 0, model.head.score(model.head(read)), 0.0)
+    last = jnp.where(lengths[:, None] > 0, _at(hidden, lengths - 1), state.last)
+    return scores, ScoreState(cache, last, state.tokens_read + lengths.sum().astype(jnp.int32))

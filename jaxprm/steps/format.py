@@ -77,6 +77,11 @@ class StepEncoder:
                                  value=step_format.separator,
                                  hint="train the tokenizer with the separator as a symbol, or choose another separator")
 
+    @property
+    def read_back(self) -> int:
+        """Tokens between the one where a step is read and the step's last token."""
+        return 1 if self.format.readout == "before" else 0
+
     def _special(self, piece: str, field: str) -> int:
         found = self.tokenizer.token_id(piece)
         if found is None:
@@ -111,7 +116,7 @@ class StepEncoder:
         ends = []
         for step in steps:
             ids += self.encode_step(step)
-            ends.append(len(ids) - (2 if self.format.readout == "before" else 1))
+            ends.append(len(ids) - 1 - self.read_back)
         return ids, ends
 
     def decode_steps(self, ids: Sequence[int]) -> tuple[tuple[str, ...], bool]:

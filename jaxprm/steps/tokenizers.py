@@ -7,11 +7,12 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxprm.errors import InputError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the rest of the project asks of a tokenizer. Ids are ints; ``encode`` adds no special tokens."""
 

@@ -33,11 +33,12 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: Any, data: Any) -> None:
-        """Starts writing; an error of the previous write is raised here."""
-        self._checkpointer.save_checkpointables_async(step, {"state": state, "data": data, "run": self._run})
+    def save(self, step: int, state: Any, data: Any = None) -> None:
+        """Starts writing; an error of the previous write is raised here. ``data``: a grain iterator, if there is one."""
+        position = {} if data is None else {"data": data}
+        self._checkpointer.save_checkpointables_async(step, {"state": state, "run": self._run, **position})
 
-    def restore(self, state: Any, data: Any) -> Any:
+    def restore(self, state: Any, data: Any = None) -> Any:
         """Reads the newest checkpoint into the shapes (and shardings) of ``state``; ``data`` is set to where it was.
 
         Raises:
@@ -54,7 +55,8 @@ class Checkpoints:
             raise InputError(f"was written by {found}, this run is {self._run}", file=place,
                              hint="start the run in another directory")
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        loaded = self._checkpointer.load_checkpointables(step, {"state": abstract, "data": data})
+        position = {} if data is None else {"data": data}
+        loaded = self._checkpointer.load_checkpointables(step, {"state": abstract, **position})
         return loaded["state"]
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ def make_train_step(model: nnx.Module, loss_function: LossFunction, optimizer: o
 
         gradient, loss = jax.grad(total, has_aux=True)(state.parameters)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.parameters)
-        metrics = {"loss": loss.mean(), "gradient_norm": optax.global_norm(gradient), **loss.metric_means()}
+        metrics = {"loss": loss.mean(), "gradient_norm": optax.tree.norm(gradient), **loss.metric_means()}
         new = TrainState(state.step + 1, optax.apply_updates(state.parameters, updates), optimizer_state)
         return new, metrics
 

@@ -44,7 +44,8 @@ def make_run(problems: int = 120, resamples: int = 100):
                "prm_best_minus_majority_at_8": pool.difference("PRM best", "majority", 8),
                "step_auroc": steps.auroc, "step_auroc_within_position": steps.auroc_within_position,
                "first_error_f1": steps.first_error[0].f1, "ece": steps.ece, "mc_agreement": agreement.agreement}
-    rl = {name: {"pass_at_1": Interval(p, p - 0.03, p + 0.03), "mean_steps": Interval(length, length - 0.1, length + 0.1),
+    rl = {name: {"pass_at_1": Interval(p, p - 0.03, p + 0.03),
+                 "mean_steps": Interval(length, length - 0.1, length + 0.1),
                  "repeated_steps": Interval(repeat, repeat * 0.7, repeat * 1.4)}
           for name, p, length, repeat in (("start", 0.39, 6.1, 0.01), ("outcome", 0.52, 6.0, 0.012),
                                           ("sum_form", 0.41, 8.9, 0.21), ("min_form", 0.61, 6.1, 0.011))}
@@ -62,11 +63,12 @@ def make_run(problems: int = 120, resamples: int = 100):
         for title, unit, curves in (
             ("pass@1 during reinforcement learning", "problems solved (training batch)",
              (("outcome", 0.39, 0.14), ("sum_form", 0.39, 0.03), ("min_form", 0.39, 0.23))),
-            ("Solution length", "steps per solution", (("outcome", 6.1, -0.1), ("sum_form", 6.1, 2.9), ("min_form", 6.1, 0.0)))))
+            ("Solution length", "steps per solution",
+             (("outcome", 6.1, -0.1), ("sum_form", 6.1, 2.9), ("min_form", 6.1, 0.0)))))
     shown = ("1) 7 + 5 = 2", "2) 2 * 3 = 5", "3) 5 - 2 = 3", "Answer: 3")
     examples = (
-        ScoredSolution("Start 7 ; 1) + 5 ; 2) * 3 ; 3) - 2 (mod 10)", shown, (0.981, 0.112, 0.073, 0.041), (1.0, 0.0, 0.0, 0.0), 1,
-                       "3", "4", False, 0.041, "Chosen by the majority"),
+        ScoredSolution("Start 7 ; 1) + 5 ; 2) * 3 ; 3) - 2 (mod 10)", shown, (0.981, 0.112, 0.073, 0.041),
+                       (1.0, 0.0, 0.0, 0.0), 1, "3", "4", False, 0.041, "Chosen by the majority"),
         ScoredSolution("Start 7 ; 1) + 5 ; 2) * 3 ; 3) - 2 (mod 10)",
                        ("1) 7 + 5 = 2", "2) 2 * 3 = 6", "3) 6 - 2 = 4", "Answer: 4"), (0.987, 0.953, 0.914, 0.932),
                        (1.0, 1.0, 1.0, 1.0), -1, "4", "4", True, 0.914, "Chosen by the reward model"),
@@ -75,21 +77,24 @@ def make_run(problems: int = 120, resamples: int = 100):
         ScoredSolution("A long step", ("word " * 60 + "unbreakable" * 12, "short"), (0.33, None), None))
     details = ReportDetails(
         title="jaxprm quickstart",
-        introduction="A policy learns multi-step arithmetic from texts that contain planted misconceptions, so it is fluent "
-        "and often wrong. A process reward model then learns to check single steps, and is used to choose among samples, to "
-        "guide a search, and to improve the policy.",
+        introduction="A policy learns multi-step arithmetic from texts that contain planted misconceptions, so it is "
+        "fluent and often wrong. A process reward model then learns to check single steps, and is used to choose among "
+        "samples, to guide a search, and to improve the policy.",
         settings={"task": "arithmetic modulo 10, 4–8 steps", "policy": "2 layers, width 128, 412 k parameters",
                   "reward model": "2 layers, width 128, scalar head, BCE", "held-out problems": "300, 8 samples each",
                   "machine": "2 CPU cores, jax 0.10.2"},
-        accuracy_by_samples=(*from_evaluation.accuracy_curves(pool), Curve("beam search", (8,), (0.79,), (0.75,), (0.83,))),
+        accuracy_by_samples=(*from_evaluation.accuracy_curves(pool),
+                             Curve("beam search", (8,), (0.79,), (0.75,), (0.83,))),
         accuracy_by_tokens=(*from_evaluation.accuracy_curves(pool, by_tokens=True),
                             Curve("beam search", (255.0,), (0.79,), (0.75,), (0.83,))),
-        reliability=from_evaluation.reliability(steps), auroc_by_position=from_evaluation.position_curve(steps, minimum=5),
+        reliability=from_evaluation.reliability(steps),
+        auroc_by_position=from_evaluation.position_curve(steps, minimum=5),
         planted_errors=from_evaluation.kind_bars(steps), confusion=from_evaluation.confusion(agreement),
         agreement_by_threshold=from_evaluation.agreement_curve(agreement),
         training=(Panel("Policy (supervised)", "updates", "loss (nats per token)", (Curve("train", updates, loss),)),
                   Panel("Reward model", "updates", "loss (nats per step)",
-                        (Curve("train", updates, reward_loss), Curve("held-out", updates[::4], reward_loss[::4] + 0.03)))),
+                        (Curve("train", updates, reward_loss),
+                         Curve("held-out", updates[::4], reward_loss[::4] + 0.03)))),
         rl_curves=rl_panels, examples=examples)
     return results, details
 

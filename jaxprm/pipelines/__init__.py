@@ -1,0 +1,1 @@
+"""Whole runs, composed of the stages below."""

@@ -1,0 +1,383 @@
+"""The whole loop on the embedded task, in minutes on a laptop: policy, labels, reward model, search, RL, report.
+
+    corpus  -> tokenizer, policy      a policy learns to solve chains of arithmetic from texts with misconceptions
+    labels  -> reward model           its solutions are labelled step by step; a process reward model learns from them
+    test    -> best-of-N, beam        held-out problems: what does the reward model buy, at which cost?
+    reinforce                         the reward model's scores become step rewards for the policy
+
+Each stage writes files into the run directory and is skipped if they are complete; a killed stage goes on from its last
+checkpoint. The numbers and the report are computed from the files alone (`jaxprm.pipelines.quickstart_report`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxprm.data.examples import language_model_example, step_example
+from jaxprm.data.pipeline import LanguageModelDataset, StepDataset
+from jaxprm.errors import InputError
+from jaxprm.generation.policy import LocalPolicy, SampledSolution
+from jaxprm.generation.sampler import SamplingConfig
+from jaxprm.hub.directory import load_language_model, load_reward_model, save_model
+from jaxprm.labeling.monte_carlo import MonteCarloLabeler
+from jaxprm.labeling.verifier import VerifierLabeler
+from jaxprm.models.config import TransformerConfig
+from jaxprm.models.parameters import parameters, with_parameters
+from jaxprm.models.reward_model import HeadConfig, RewardModel
+from jaxprm.models.transformer import LanguageModel
+from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.pipelines import quickstart_report
+from jaxprm.progress import Progress
+from jaxprm.records import LabeledSolution, Problem, Solution, atomic_write, dump_row, read_solutions, to_row, write_solutions
+from jaxprm.rl.loop import ReinforceConfig, reinforce
+from jaxprm.run_directory import RunDirectory
+from jaxprm.scoring.aggregation import aggregate
+from jaxprm.scoring.scorer import StepScorer
+from jaxprm.search.beam import BeamConfig, beam_search
+from jaxprm.search.result import chosen_ids
+from jaxprm.steps.format import StepEncoder, StepFormat
+from jaxprm.steps.tokenizers import load_tokenizer, train_sentencepiece
+from jaxprm.tasks.arithmetic import ArithmeticTask
+from jaxprm.tasks.base import Part
+from jaxprm.tasks.misconceptions import DEFAULT_MISCONCEPTIONS, Misconception, derive
+from jaxprm.training.loop import TrainConfig, fit
+from jaxprm.training.losses import language_model_loss, step_loss
+from jaxprm.training.optimizer import OptimizerConfig
+
+# Each stage draws its problems from its own part of the family: disjoint by construction (see `Part`).
+PARTS = {"policy": Part("policy", 0.0, 0.4), "labels": Part("labels", 0.4, 0.6), "reinforce": Part("reinforce", 0.6, 0.75),
+         "development": Part("development", 0.75, 0.85), "test": Part("test", 0.85, 1.0)}
+RL_VARIANTS = ("outcome", "sum_form", "min_form")
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """Sizes of the quickstart. The problems of the stages never overlap, whatever the seed.
+
+    Attributes:
+      seed: everything random follows from it.
+      task: the problem family.
+      misconceptions: what the authors of the policy's training texts get wrong, and how often.
+      test_part: where the reported problems come from: "test", or "development" for choosing settings.
+      model: architecture of policy and reward model; ``vocab_size`` is the most pieces the tokenizer may have.
+      step_format: how solutions are written and where steps are read.
+      row_tokens, row_steps, batch_rows: shape of a training batch (rows are packed).
+      corpus: solutions in the policy's training text.
+      policy: its training.
+      label_problems, label_samples: problems, and policy solutions of each, that the reward model learns from.
+      head, objective: of the reward model; it starts from the policy's weights.
+      reward_model: its training.
+      monte_carlo_solutions, rollouts: solutions also labelled by rollouts, for comparison, and rollouts per step.
+      test_problems, samples: problems of every reported number, and candidates for each.
+      planted_problems: test problems whose reference solutions get one planted error of each kind.
+      limit: most tokens of a solution.
+      beam: beam search; its candidates per level should equal ``samples`` for equal budgets.
+      reinforce: policy-gradient training, run once per kind of credit.
+      resamples: of the bootstrap behind every interval.
+    """
+
+    seed: int = 0
+    task: ArithmeticTask = ArithmeticTask(min_steps=3, max_steps=6)
+    misconceptions: tuple[Misconception, ...] = DEFAULT_MISCONCEPTIONS
+    test_part: str = "test"
+    model: TransformerConfig = TransformerConfig(vocab_size=128, layers=3, context=160)
+    step_format: StepFormat = StepFormat()
+    row_tokens: int = 192
+    row_steps: int = 40
+    batch_rows: int = 64
+    corpus: int = 40_000
+    policy: TrainConfig = TrainConfig(steps=220, optimizer=OptimizerConfig(learning_rate=4e-3))
+    label_problems: int = 2000
+    label_samples: int = 8
+    head: HeadConfig = HeadConfig("scalar")
+    objective: str = "binary_cross_entropy"
+    reward_model: TrainConfig = TrainConfig(steps=300, optimizer=OptimizerConfig(learning_rate=3e-3))
+    monte_carlo_solutions: int = 150
+    rollouts: int = 8
+    test_problems: int = 400
+    samples: int = 8
+    planted_problems: int = 100
+    limit: int = 64
+    beam: BeamConfig = BeamConfig(beam_width=2, expansions=4, max_steps=9, max_step_tokens=12)
+    reinforce: ReinforceConfig = ReinforceConfig()
+    resamples: int = 1000
+
+    def __post_init__(self):
+        for field in ("corpus", "label_problems", "label_samples", "monte_carlo_solutions", "rollouts", "test_problems",
+                      "planted_problems", "limit", "resamples"):
+            if getattr(self, field) < 1:
+                raise InputError("must be at least 1", field=field, value=getattr(self, field))
+        if self.samples < 8:
+            raise InputError("must be at least 8: the report compares ways of choosing at N = 8", field="samples",
+                             value=self.samples)
+        if self.test_part not in ("test", "development"):
+            raise InputError("must be test or development", field="test_part", value=self.test_part)
+        if self.objective not in STEP_OBJECTIVES:
+            raise InputError(f"must be one of {', '.join(STEP_OBJECTIVES)}", field="objective", value=self.objective)
+        if OUTPUTS[self.objective] != self.head.outputs:
+            raise InputError(f"needs a head with {OUTPUTS[self.objective]} outputs, {self.head.kind} has "
+                             f"{self.head.outputs}", field="objective", value=self.objective)
+
+
+def run(config: Quickstart, run_directory: RunDirectory, progress: Progress) -> Path:
+    """Runs whatever is not finished yet and returns the path of ``report.html``."""
+    work = _Work(config, run_directory, progress)
+    stages: list[tuple[str, Callable[[], dict]]] = [
+        ("policy", work.train_policy), ("labels", work.label), ("monte_carlo", work.label_by_rollouts),
+        ("reward_model", work.train_reward_model), ("candidates", work.sample_candidates), ("planted", work.plant_errors), ("beam", work.search)]
+    stages += [(f"reinforce_{variant}", lambda variant=variant: work.reinforce(variant)) for variant in RL_VARIANTS]
+    for name, stage in stages:
+        if run_directory.finished(name) is None:
+            start = time.monotonic()
+            facts = stage()
+            run_directory.finish(name, seconds=time.monotonic() - start, **facts)
+    progress.log("computing intervals and drawing the report ...")
+    start = time.monotonic()
+    seconds = {name: run_directory.finished(name)["seconds"] for name, _ in stages}
+    quickstart_report.write(config, run_directory, seconds)
+    run_directory.finish("report", seconds=time.monotonic() - start)
+    run_directory.finish_run()
+    return run_directory.report
+
+
+class _Work:
+    """The stages; each reads the files of earlier ones and writes its own."""
+
+    def __init__(self, config: Quickstart, run_directory: RunDirectory, progress: Progress):
+        self.config, self.path, self.progress = config, run_directory.path, progress
+        self.run = {"config_sha256": run_directory.config_sha256}
+        self.key = jax.random.key(config.seed)
+
+    # -- shared pieces ------------------------------------------------------------------------------------------------
+
+    def problems(self, part: str, count: int, start: int = 0) -> list[Problem]:
+        """Problems of a part; the same for every call."""
+        task = self.config.task
+        return [task.sample((self.config.seed, place), PARTS[part]) for place in range(start, start + count)]
+
+    def stage_key(self, name: str) -> jax.Array:
+        return jax.random.fold_in(self.key, int.from_bytes(name.encode(), "big") % (2**31 - 1))
+
+    def policy(self, directory: str = "policy", temperature: float = 1.0) -> LocalPolicy:
+        loaded = load_language_model(self.path / directory)
+        return LocalPolicy(loaded.model, loaded.encoder, limit=self.config.limit, sampling=SamplingConfig(temperature))
+
+    def verify(self, problem: Problem, steps: tuple[str, ...]) -> bool:
+        return self.config.task.judge(problem, steps).correct
+
+    def sample(self, name: str, policy: LocalPolicy, problems: Sequence[Problem], n: int) -> list[list[SampledSolution]]:
+        with self.progress.stage(name, len(problems), "problems") as stage:
+            return policy.sample(self.stage_key(name), [problem.prompt for problem in problems], n,
+                                 lambda done, tokens: stage.advance(done, tokens=tokens))
+
+    def labelled(self, name: str, problems: Sequence[Problem],
+                 samples: Sequence[Sequence[SampledSolution]]) -> list[LabeledSolution]:
+        """Samples with exact labels. A solution that did not end has no answer; samples with an empty step are kept out."""
+        task, labeler, items = self.config.task, VerifierLabeler(self.config.task), []
+        for problem, group in zip(problems, samples, strict=True):
+            for place, sample in enumerate(group):
+                if not sample.steps or not all(step.strip() for step in sample.steps):
+                    continue
+                verdicts = task.judge(problem, sample.steps)
+                answer = verdicts.answer if sample.finished else None
+                solution = Solution(problem, sample.steps, answer, verdicts.correct and sample.finished, "policy")
+                items.append(LabeledSolution(f"{name}/{problem.id}/{place}", solution, labeler.label(verdicts)))
+        return items
+
+    def examples(self, items: Sequence[LabeledSolution], encoder: StepEncoder) -> list[dict]:
+        return [step_example(*encoder.encode(item.solution.problem.prompt, item.solution.steps), item.labels)
+                for item in items]
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+
+    def train_policy(self) -> dict:
+        """Tokenizer and policy, from texts of authors with misconceptions."""
+        config = self.config
+        problems = self.problems("policy", config.corpus)
+        solutions = [derive((config.seed, 1, place), problem, config.misconceptions).solution
+                     for place, problem in enumerate(problems)]
+        encoder = self._tokenizer(solutions)
+        examples = []
+        for solution in solutions:
+            completion = [token for step in solution.steps for token in encoder.encode_step(step)]
+            completion[-1] = encoder.end_id  # the end token closes the last step
+            examples.append(language_model_example(encoder.encode_prompt(solution.problem.prompt), completion))
+        model_config = dataclasses.replace(config.model, vocab_size=encoder.tokenizer.vocab_size)
+        model = LanguageModel(model_config, rngs=nnx.Rngs(config.seed))
+        dataset = LanguageModelDataset(examples, row_tokens=config.row_tokens, batch_rows=config.batch_rows, seed=config.seed)
+        model = fit(model, language_model_loss, dataset, config.policy, self.path / "train_policy", run=self.run,
+                    name="train the policy", progress=self.progress)
+        save_model(self.path / "policy", model, encoder, self.run)
+        return {"corpus_right": float(np.mean([solution.correct for solution in solutions]))}
+
+    def _tokenizer(self, solutions: Sequence[Solution]) -> StepEncoder:
+        place = self.path / "tokenizer"
+        if not place.is_dir():
+            texts = [text for solution in solutions[:5000] for text in (solution.problem.prompt, *solution.steps)]
+            tokenizer = train_sentencepiece(texts, self.config.model.vocab_size, symbols=[self.config.step_format.separator],
+                                            byte_fallback=False)
+            partial = self.path / "tokenizer.tmp"
+            partial.mkdir(exist_ok=True)
+            tokenizer.save(partial)
+            partial.rename(place)
+        return StepEncoder(self.config.step_format, load_tokenizer(place))
+
+    def label(self) -> dict:
+        """Solutions of the policy with exact labels from the verifier."""
+        config = self.config
+        problems = self.problems("labels", config.label_problems)
+        samples = self.sample("sample solutions to label", self.policy(), problems, config.label_samples)
+        items = self.labelled("labels", problems, samples)
+        write_solutions(self.path / "labels.jsonl", items)
+        steps = [value for item in items for value in item.labels.values]
+        return {"solutions": len(items), "left_out": config.label_problems * config.label_samples - len(items),
+                "labelled_steps": len(steps), "right_steps": float(np.mean(steps))}
+
+    def label_by_rollouts(self) -> dict:
+        """Monte-Carlo labels of some of the same solutions; what they agree on is computed with the report."""
+        config = self.config
+        every = max(1, config.label_problems * config.label_samples // config.monte_carlo_solutions)
+        items = list(read_solutions(self.path / "labels.jsonl"))[::every][: config.monte_carlo_solutions]
+        labeler = MonteCarloLabeler(self.policy(), self.verify, config.rollouts)
+        solutions = [item.solution for item in items]
+        with self.progress.stage("label by rollouts", None, "prefixes") as stage:
+            labels = labeler(self.stage_key("monte_carlo"), [solution.problem for solution in solutions], solutions,
+                             lambda done, tokens: stage.advance(done, tokens=tokens))
+        write_solutions(self.path / "monte_carlo_labels.jsonl",
+                        [dataclasses.replace(item, labels=label) for item, label in zip(items, labels, strict=True)])
+        return {"rollouts": sum(label.cost["rollouts"] for label in labels),
+                "policy_tokens": sum(label.cost["policy_tokens"] for label in labels)}
+
+    def train_reward_model(self) -> dict:
+        """The process reward model, from the exact labels; its backbone starts as the policy's."""
+        config, policy = self.config, load_language_model(self.path / "policy")
+        items = list(read_solutions(self.path / "labels.jsonl"))
+        examples = self.examples(items, policy.encoder)
+        model = RewardModel(policy.model.config, config.head, rngs=nnx.Rngs(config.seed))
+        start = {name: value for name, value in parameters(policy.model).items() if name.startswith("backbone.")}
+        model = with_parameters(model, parameters(model) | start)
+        dataset = StepDataset(examples, row_tokens=config.row_tokens, row_steps=config.row_steps,
+                              batch_rows=config.batch_rows, seed=config.seed, overlong="drop")
+        model = fit(model, step_loss(STEP_OBJECTIVES[config.objective]), dataset, config.reward_model,
+                    self.path / "train_reward_model", run=self.run, name="train the reward model", progress=self.progress)
+        save_model(self.path / "reward_model", model, policy.encoder, self.run)
+        return {"examples": len(dataset.examples), "too_long": dataset.counts.dropped}
+
+    def sample_candidates(self) -> dict:
+        """Candidates for the test problems, each step scored."""
+        config = self.config
+        problems = self.problems(config.test_part, config.test_problems)
+        samples = self.sample("sample test solutions", self.policy(), problems, config.samples)
+        loaded = load_reward_model(self.path / "reward_model")
+        rows = self._score_all(StepScorer(loaded.model, loaded.encoder), problems, samples)
+        _write_rows(self.path / "candidates.jsonl", rows)
+        return {"policy_tokens": sum(row["tokens"] for row in rows), "problems": len(problems)}
+
+    def _score_all(self, scorer: StepScorer, problems: Sequence[Problem],
+                   samples: Sequence[Sequence[SampledSolution]]) -> list[dict]:
+        """One row per sample: its text, exact labels, step scores and aggregate. A sample without steps, or with an empty
+        one, cannot be scored: it has no scores, aggregate 0 and no answer."""
+        rows, scored = [], []
+        for problem, group in zip(problems, samples, strict=True):
+            for place, sample in enumerate(group):
+                item = self.labelled("test", [problem], [[sample]])
+                if item:
+                    row = to_row(dataclasses.replace(item[0], id=f"test/{problem.id}/{place}"))
+                    scored.append((len(rows), item[0].solution))
+                else:
+                    row = {"id": f"test/{problem.id}/{place}", "problem": problem.prompt, "steps": list(sample.steps),
+                           "labels": None, "first_error": None, "answer": problem.answer, "final_answer": None,
+                           "final_correct": False, "problem_id": problem.id}
+                rows.append(row | {"tokens": len(sample.ids), "finished": sample.finished, "scores": None, "aggregate": 0.0})
+        with self.progress.stage("score test solutions", len(scored), "solutions") as stage:
+            scores = scorer.score([solution for _, solution in scored],
+                                  lambda done, tokens: stage.advance(done, tokens=tokens))
+        how = self.config.beam.aggregation
+        for (place, _), values in zip(scored, scores, strict=True):
+            total = aggregate(values[None], np.ones((1, len(values)), bool), how)[0]
+            rows[place] |= {"scores": values.tolist(), "aggregate": float(total)}
+        return rows
+
+    def plant_errors(self) -> dict:
+        """Reference solutions of test problems with one error of each kind at a random step, scored."""
+        config, task, rows, items = self.config, self.config.task, [], []
+        for place, problem in enumerate(self.problems(config.test_part, config.planted_problems)):
+            reference = task.solve(problem)
+            for kind in task.kinds:
+                draw = np.random.default_rng((config.seed, 3, place))
+                options = (task.corrupt((config.seed, 3, place), problem, reference, kind, int(step))
+                           for step in draw.permutation(len(reference)))
+                steps = next((option for option in options if option is not None), None)
+                if steps is not None:
+                    verdicts = task.judge(problem, steps)
+                    items.append(Solution(problem, steps, verdicts.answer, verdicts.correct, "corruptor"))
+                    labels = VerifierLabeler(task).label(verdicts)
+                    rows.append(to_row(LabeledSolution(f"planted/{problem.id}/{kind}", items[-1], labels))
+                                | {"planted_kind": kind})
+        loaded = load_reward_model(self.path / "reward_model")
+        scores = StepScorer(loaded.model, loaded.encoder).score(items)
+        _write_rows(self.path / "planted.jsonl",
+                    [row | {"scores": values.tolist()} for row, values in zip(rows, scores, strict=True)])
+        return {"solutions": len(items)}
+
+    def search(self) -> dict:
+        """Step-level beam search on the same problems, compiled end to end, a batch of problems per call."""
+        config = self.config
+        problems = self.problems(config.test_part, config.test_problems)
+        policy, loaded = self.policy(), load_reward_model(self.path / "reward_model")
+        encoder = loaded.encoder
+        search = jax.jit(beam_search, static_argnames=("config", "separator_id", "end_id", "read_back"))
+        tokens, lengths = policy.prompts([problem.prompt for problem in problems])
+        at_once, rows, levels = 64, [], 0
+        key = self.stage_key("beam")
+        with self.progress.stage("beam search", len(problems), "problems") as stage:
+            for start in range(0, len(problems), at_once):
+                members = np.minimum(np.arange(start, start + at_once), len(problems) - 1)  # the last batch is filled up
+                result = jax.device_get(search(
+                    policy.model, loaded.model, jax.random.fold_in(key, start), jnp.asarray(tokens[members]),
+                    jnp.asarray(lengths[members]), config.beam, separator_id=encoder.separator_id, end_id=encoder.end_id,
+                    read_back=encoder.read_back))
+                levels = max(levels, int(result.levels))
+                for place, problem in enumerate(problems[start : start + at_once]):
+                    steps, _ = encoder.decode_steps(chosen_ids(result, place))
+                    finished = bool(result.finished[place])
+                    rows.append({"problem_id": problem.id, "problem": problem.prompt, "steps": list(steps),
+                                 "finished": finished, "value": float(result.value[place]),
+                                 "correct": finished and self.verify(problem, steps),
+                                 "policy_tokens": int(result.policy_tokens[place]),
+                                 "reward_tokens": int(result.reward_tokens[place])})
+                stage.advance(min(at_once, len(problems) - start), tokens=int(result.policy_tokens.sum()))
+        _write_rows(self.path / "beam.jsonl", rows)
+        return {"levels": levels, "policy_tokens": sum(row["policy_tokens"] for row in rows)}
+
+    def reinforce(self, variant: str) -> dict:
+        """The policy improved with one kind of credit, and its samples on the test problems."""
+        config = self.config
+        directory = self.path / "reinforce" / variant
+        policy, rewards = self.policy(), load_reward_model(self.path / "reward_model")
+        settings = dataclasses.replace(config.reinforce, credit=variant, limit=config.limit)
+        model = reinforce(policy.model, rewards.model, rewards.encoder,
+                          lambda index: self.problems("reinforce", settings.problems, index * settings.problems),
+                          self.verify, settings, directory, self.stage_key("reinforce"), run=self.run | {"credit": variant},
+                          name=f"reinforce ({variant})", progress=self.progress)
+        save_model(directory / "policy", model, rewards.encoder, self.run)
+        problems = self.problems(config.test_part, config.test_problems)
+        improved = LocalPolicy(model, rewards.encoder, limit=config.limit)
+        samples = self.sample(f"sample after {variant}", improved, problems, config.samples)
+        rows = self._score_all(StepScorer(rewards.model, rewards.encoder), problems, samples)
+        _write_rows(directory / "samples.jsonl", rows)
+        return {"updates": settings.updates}
+
+
+def _write_rows(path: Path, rows: Sequence[dict]) -> None:
+    with atomic_write(path) as out:
+        for row in rows:
+            out.write(dump_row(row) + "\n")

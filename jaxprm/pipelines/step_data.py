@@ -1,0 +1,131 @@
+"""Labelled files as a pipeline needs them: encoded once, refused with file and row, each prefix weighed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from jaxprm.data.examples import OverlongPolicy
+from jaxprm.data.solutions import SolutionFiles, data_path
+from jaxprm.errors import InputError
+from jaxprm.records import LabeledSolution, parse_row, read_json_lines
+from jaxprm.steps.format import StepEncoder
+
+Encoded = tuple[list[int], list[int]]
+"""Token ids of a solution and the index of the token at which each step is read."""
+
+
+class CachedEncoder(StepEncoder):
+    """A `StepEncoder` that remembers every step it has encoded: candidate files repeat each prefix dozens of times."""
+
+    def __init__(self, encoder: StepEncoder):
+        super().__init__(encoder.format, encoder.tokenizer)
+        self._known: dict[str, list[int]] = {}
+
+    def encode_step(self, step: str) -> list[int]:
+        if step not in self._known:
+            self._known[step] = super().encode_step(step)
+        return self._known[step]
+
+
+def encode_files(items: Sequence[LabeledSolution], encoder: StepEncoder, source: SolutionFiles) -> list[Encoded]:
+    """Token ids and step ends of the solutions that `load_solutions` has read from ``source``, in that order.
+
+    Raises:
+      InputError: a step that cannot be encoded; it names file, row, step and value.
+    """
+    cached, encoded = CachedEncoder(encoder), []
+    for index, item in enumerate(items):
+        try:
+            encoded.append(cached.encode(item.solution.problem.prompt, item.solution.steps))
+        except InputError:
+            file, row = _location(source, index)
+            refuse_step(item, encoder, file, row)
+    return encoded
+
+
+def refuse_step(item: LabeledSolution, encoder: StepEncoder, file: Path, row: int,
+                steps: Sequence[str] | None = None) -> NoReturn:
+    """Raises the InputError of the first step that ``encoder`` refuses, with its place and text.
+
+    ``steps``: as the file has them, where the empty ones were dropped from ``item``.
+    """
+    for index, step in enumerate(item.solution.steps if steps is None else steps):
+        try:
+            if step.strip():
+                encoder.encode_step(step)
+        except InputError as error:
+            raise InputError(error.message, file=file, row=row, field=f"steps[{index}]", value=step,
+                             hint=error.hint) from None
+    raise AssertionError(f"every step of {item.id} can be encoded")
+
+
+def which_fit(encoded: Sequence[Encoded], tokens: int, steps: int | None, policy: OverlongPolicy,
+              source: SolutionFiles) -> np.ndarray:
+    """Which solutions have at most ``tokens`` tokens and ``steps`` steps (None = any number): one bool each.
+
+    Raises:
+      InputError: one does not and ``policy`` is "error"; it names file and row.
+    """
+    fits = np.array([len(ids) <= tokens and (steps is None or len(ends) <= steps) for ids, ends in encoded], bool)
+    if policy == "error" and not fits.all():
+        index = int(np.argmin(fits))
+        ids, ends = encoded[index]
+        file, row = _location(source, index)
+        room = f"room is for {tokens} tokens" + (f" and {steps} steps" if steps is not None else "")
+        raise InputError(f"has {len(ids)} tokens and {len(ends)} steps; {room}", file=file, row=row, field="steps",
+                         hint="use a model (and rows) with more room, or another overlong policy (drop)")
+    return fits
+
+
+def prefix_weights(items: Sequence[LabeledSolution]) -> list[np.ndarray]:
+    """Weights with which each judged prefix (problem and all steps up to here) counts once: float32[steps] each.
+
+    A file with one row per candidate (PRM800K expanded) repeats the steps before it in every row: the first step of a
+    solution comes dozens of times and is always right, a wrong step once. A prefix that n rows share weighs 1 / n in
+    each of them.
+
+        rows (x; a, b), (x; a, c)  ->  [1/2, 1], [1/2, 1]
+    """
+    prefixes = [_prefixes(item) for item in items]
+    counts = Counter(prefix for item, row in zip(items, prefixes) if item.labels
+                     for prefix, label in zip(row, item.labels.values) if label is not None)
+    return [np.array([1 / max(counts[prefix], 1) for prefix in row], np.float32) for row in prefixes]
+
+
+def _prefixes(item: LabeledSolution) -> list[bytes]:
+    digest = hashlib.blake2b(item.solution.problem.prompt.encode(), digest_size=16)
+    prefixes = []
+    for step in item.solution.steps:
+        digest.update(b"\x1e" + step.encode())
+        prefixes.append(digest.digest())
+    return prefixes
+
+
+def files_sha256(source: SolutionFiles) -> dict[str, str]:
+    """Path as given -> SHA-256 of the file."""
+    return {path: hashlib.sha256(data_path(path).read_bytes()).hexdigest() for path in source.files}
+
+
+def _location(source: SolutionFiles, index: int) -> tuple[Path, int]:
+    """File and row of solution ``index`` of `load_solutions`; reads again, which only an error has to pay for."""
+    for path in source.files:
+        for number, row in read_json_lines(data_path(path)):
+            item, _ = parse_row(row, neutral=source.neutral, after_error=source.after_error,
+                                drop_empty=source.drop_empty_steps)
+            judged = item.labels is not None and any(value is not None for value in item.labels.values)
+            if judged or source.keep_unlabeled:
+                if index == 0:
+                    return data_path(path), number
+                index -= 1
+    raise AssertionError("the file has changed since it was read")
+
+
+def kept(values: Sequence, mask: np.ndarray) -> list:
+    """The values where ``mask``."""
+    return [value for value, keep in zip(values, mask) if keep]

@@ -1,0 +1,322 @@
+"""``jaxprm train``: a process reward model from step-labelled files.
+
+Stages: load and split by problem, tokenizer, encode, train, evaluate on the held-out problems, save. Each can be
+killed; the same command goes on and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxprm.data.examples import Example, OverlongPolicy, step_example
+from jaxprm.data.pipeline import StepDataset
+from jaxprm.data.solutions import SolutionFiles, label_statistics, load_solutions, split_by_problem
+from jaxprm.errors import InputError
+from jaxprm.evaluation.results import number, to_json
+from jaxprm.evaluation.steps import StepEvaluation, StepPredictions, evaluate_steps
+from jaxprm.hub.directory import LoadedModel, load_language_model, load_reward_model, read_config, save_model
+from jaxprm.metrics import best_threshold
+from jaxprm.models.config import TransformerConfig
+from jaxprm.models.parameters import parameters, with_parameters
+from jaxprm.models.reward_model import HeadConfig, RewardModel
+from jaxprm.models.sharding import make_mesh
+from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.pipelines.step_data import Encoded, encode_files, files_sha256, kept, prefix_weights, which_fit
+from jaxprm.progress import Progress, duration
+from jaxprm.records import LabeledSolution, atomic_write
+from jaxprm.reports.solutions import scored_solution
+from jaxprm.reports.training import render_training_report
+from jaxprm.run_directory import RunDirectory, config_sha256
+from jaxprm.scoring.scorer import StepScorer
+from jaxprm.steps.format import StepEncoder, StepFormat
+from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
+from jaxprm.training import TrainConfig, fit, read_metrics, step_loss
+
+HELD_OUT = "held-out problems of the training files"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPRM:
+    """What to learn from, what to train, and how.
+
+    Attributes:
+      data: the labelled files, and what their ratings mean.
+      model: architecture of a model from scratch. Its ``vocab_size`` is the size of the tokenizer that is trained.
+      initial_model: model directory (reward or language model) to start from instead; architecture, tokenizer and step
+        format come from there.
+      tokenizer: tokenizer file or directory to use with ``model``; None trains one on the training problems.
+      step_format: how text becomes tokens with ``model``; its ``neutral`` must be that of ``data``.
+      head: what stands behind a step score.
+      objective: one of `jaxprm.objectives.STEP_OBJECTIVES`.
+      hyperparameters: of the objective, e.g. ``{"zeta": 4.0}`` for ``pqm_ranking``.
+      count_prefixes_once: whether a prefix that many rows share counts once, see `prefix_weights`.
+      held_out: expected share of the problems that are kept from training for evaluation and for choosing a threshold.
+      row_tokens, row_steps: size of a packed row; a solution must fit into one.
+      batch_rows: rows per optimiser step.
+      overlong: what to do with solutions that do not fit: "error", "drop", or "truncate" (keep the leading steps).
+      training: how long, and the optimiser.
+      seed: of initialisation and data order. The held-out problems do not depend on it.
+      mesh: sizes of the mesh axes (data, fsdp, tensor), one of them -1 for the rest; None = one device.
+    """
+
+    data: SolutionFiles
+    model: TransformerConfig | None = None
+    initial_model: str | None = None
+    tokenizer: str | None = None
+    step_format: StepFormat | None = None
+    head: HeadConfig = HeadConfig()
+    objective: str = "binary_cross_entropy"
+    hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
+    count_prefixes_once: bool = True
+    held_out: float = 0.1
+    row_tokens: int = 512
+    row_steps: int = 64
+    batch_rows: int = 16
+    overlong: OverlongPolicy = "error"
+    training: TrainConfig = TrainConfig()
+    seed: int = 0
+    mesh: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        if (self.model is None) == (self.initial_model is None):
+            raise InputError("exactly one of model and initial_model must be set", field="model", value=self.model)
+        for field in ("tokenizer", "step_format"):
+            if self.initial_model is not None and getattr(self, field) is not None:
+                raise InputError("comes from initial_model", field=field, value=getattr(self, field))
+        if self.step_format is not None and self.step_format.neutral != self.data.neutral:
+            raise InputError(f"step_format says {self.step_format.neutral}", field="data.neutral",
+                             value=self.data.neutral, hint="a model reads ratings in one way: bind both to the same")
+        if self.objective not in STEP_OBJECTIVES:
+            raise InputError(f"must be one of {', '.join(STEP_OBJECTIVES)}", field="objective", value=self.objective)
+        if self.head.outputs != OUTPUTS[self.objective]:
+            raise InputError(f"{self.objective} reads {OUTPUTS[self.objective]} output(s) per step, this head has "
+                             f"{self.head.outputs}", field="head.kind", value=self.head.kind)
+        known = {name for name, parameter in inspect.signature(STEP_OBJECTIVES[self.objective]).parameters.items()
+                 if parameter.kind is parameter.KEYWORD_ONLY} - {"weights", "segments"}
+        for name in self.hyperparameters:
+            if name not in known:
+                raise InputError(f"is not a hyperparameter of {self.objective} (known: {', '.join(known) or 'none'})",
+                                 field="hyperparameters", value=name)
+        if not 0 <= self.held_out < 1:
+            raise InputError("must be in [0, 1)", field="held_out", value=self.held_out)
+        for field in ("row_tokens", "row_steps", "batch_rows"):
+            if getattr(self, field) < 1:
+                raise InputError("must be at least 1", field=field, value=getattr(self, field))
+        if self.overlong not in ("error", "drop", "truncate"):
+            raise InputError("must be one of error, drop, truncate", field="overlong", value=self.overlong)
+        if self.model is not None and self.row_tokens > self.model.context:
+            raise InputError(f"is more than the model's context {self.model.context}", field="row_tokens",
+                             value=self.row_tokens)
+        if not 0 <= self.seed < 2**32:
+            raise InputError("must be in [0, 2**32)", field="seed", value=self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """Solutions of one side of the split with their token ids."""
+
+    items: list[LabeledSolution]
+    encoded: list[Encoded]
+
+
+def run(config: TrainPRM, directory: RunDirectory, progress: Progress) -> None:
+    """Trains into a run directory: ``model/`` (see `jaxprm.hub`), ``metrics.jsonl``, ``results.json``, ``report.html``.
+
+    Raises:
+      InputError: bad input, with file, row, field and value where they are known.
+    """
+    if directory.state == "finished":
+        progress.log(f"{directory.path}: finished already")
+        return
+    clock = _Clock(directory)
+    with clock.stage("load"):
+        items, loaded = load_solutions(config.data)
+        train, held_out = split_by_problem(items, config.held_out)
+        if not train or (config.held_out and not held_out):
+            raise InputError(f"leaves {len(train)} solutions to train on and {len(held_out)} held out",
+                             field="held_out", value=config.held_out, hint="use more problems, or another share")
+        files = files_sha256(config.data)
+    progress.log(f"{loaded.rows:,} rows, {loaded.unlabeled:,} without a judged step, {loaded.empty_steps:,} empty "
+                 f"steps dropped; {len(train):,} solutions to train on, {len(held_out):,} of other problems held out")
+
+    with clock.stage("tokenizer"):
+        model, encoder = _initial(config, directory.path / "tokenizer", train)
+    with clock.stage("encode"):
+        encoded = encode_files(items, encoder, config.data)
+        fits = which_fit(encoded, config.row_tokens, config.row_steps, config.overlong, config.data)
+        train, held_out = _sides(items, encoded, fits, {id(item) for item in held_out}, config)
+        examples = _examples(train, config.count_prefixes_once)
+        dataset = StepDataset(examples, row_tokens=config.row_tokens, row_steps=config.row_steps,
+                              batch_rows=config.batch_rows, seed=config.seed, overlong=config.overlong)
+    weight = sum(float((example["weights"] * example["label_mask"]).sum()) for example in dataset.examples)
+    counts = {"rows": loaded.rows, "unlabeled": loaded.unlabeled, "empty_steps": loaded.empty_steps,
+              "overlong": int((~fits).sum()), "train": dataclasses.asdict(label_statistics(train.items)),
+              "train_weight": round(weight, 3), "held_out": dataclasses.asdict(label_statistics(held_out.items)),
+              "train_tokens": sum(len(example["tokens"]) for example in dataset.examples)}
+    directory.finish("data", **counts)
+    progress.log(f"{counts['overlong']:,} solutions longer than a row ({config.overlong}); one epoch is "
+                 f"{counts['train_tokens']:,} tokens and {weight:,.0f} labels")
+
+    identity = {"config": directory.config_sha256, "tokenizer": encoder.tokenizer.fingerprint,
+                "data": config_sha256(files)}
+    with clock.stage("train"):
+        model = fit(model, step_loss(STEP_OBJECTIVES[config.objective], **config.hyperparameters), dataset,
+                    config.training, directory.path, run=identity, name="train the PRM", progress=progress,
+                    mesh=None if config.mesh is None else make_mesh(*config.mesh))
+        model = _on_one_device(model)
+    with clock.stage("evaluate"):
+        evaluation, threshold, scores = _evaluate(model, encoder, held_out, config.seed, progress)
+    info = {"data": dataclasses.asdict(config.data) | {"sha256": files}, "counts": counts, "seed": config.seed,
+            "objective": config.objective, "config_sha256": directory.config_sha256, "held_out": config.held_out,
+            "threshold": None if threshold is None else {"value": threshold, "chosen_on": HELD_OUT}}
+    save_model(directory.path / "model", model, encoder, info)
+    _finish(directory, config, info, evaluation, held_out, scores, clock.seconds, progress)
+
+
+def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) -> tuple[RewardModel, StepEncoder]:
+    """The untrained model and its encoder. The seed of the initial parameters is not that of the data order."""
+    rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
+    if config.initial_model is None:
+        step_format = config.step_format or StepFormat(neutral=config.data.neutral)
+        tokenizer = _tokenizer(config, step_format, place, train)
+        if tokenizer.vocab_size > config.model.vocab_size:
+            raise InputError(f"the tokenizer has {tokenizer.vocab_size} entries", field="model.vocab_size",
+                             value=config.model.vocab_size)
+        return RewardModel(config.model, config.head, rngs=rngs), StepEncoder(step_format, tokenizer)
+
+    kind = read_config(config.initial_model).get("kind")
+    loaded: LoadedModel = (load_language_model if kind == "language_model" else load_reward_model)(config.initial_model)
+    if loaded.model.config.context < config.row_tokens:
+        raise InputError(f"is more than the initial model's context {loaded.model.config.context}", field="row_tokens",
+                         value=config.row_tokens)
+    model = RewardModel(loaded.model.config, config.head, rngs=rngs)
+    known = parameters(loaded.model)
+    if kind == "reward_model" and loaded.model.head.config != config.head:
+        raise InputError(f"the initial model has a {loaded.model.head.config.kind} head", field="head.kind",
+                         value=config.head.kind)
+    # A language model brings its backbone; its output matrix has no use here, and the step head starts at zero.
+    values = {name: known.get(name, value) for name, value in parameters(model).items()}
+    step_format = dataclasses.replace(loaded.encoder.format, neutral=config.data.neutral)
+    return with_parameters(model, values), StepEncoder(step_format, loaded.encoder.tokenizer)
+
+
+def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Sequence[LabeledSolution]) -> Tokenizer:
+    if config.tokenizer is not None:
+        return load_tokenizer(config.tokenizer)
+    if place.is_dir():
+        return load_tokenizer(place)
+    # Each text once: a prefix that many rows repeat would fill the vocabulary with its phrases.
+    prompts = dict.fromkeys(step_format.prompt_prefix + item.solution.problem.prompt + step_format.prompt_suffix
+                            for item in train)
+    steps = dict.fromkeys(step for item in train for step in item.solution.steps)
+    symbols = (step_format.separator,) if step_format.separator else ()
+    tokenizer = train_sentencepiece([*prompts, *steps], config.model.vocab_size, symbols=symbols)
+    temporary = place.with_name("tokenizer.tmp")
+    temporary.mkdir(exist_ok=True)
+    tokenizer.save(temporary)
+    temporary.rename(place)
+    return tokenizer
+
+
+def _sides(items, encoded, fits: np.ndarray, held_out: set[int], config: TrainPRM) -> tuple[_Split, _Split]:
+    """Train and held-out solutions. The training set may be cut to fit; what is evaluated is read whole."""
+    outside = np.array([id(item) in held_out for item in items], bool)
+    masks = (~outside & (fits | (config.overlong == "truncate")), outside & fits)
+    return tuple(_Split(kept(items, mask), kept(encoded, mask)) for mask in masks)
+
+
+def _examples(split: _Split, count_once: bool) -> list[Example]:
+    weights = prefix_weights(split.items) if count_once else [1.0] * len(split.items)
+    examples = []
+    for item, (ids, ends), weight in zip(split.items, split.encoded, weights):
+        example = step_example(ids, ends, item.labels)
+        examples.append(example | {"weights": example["weights"] * np.float32(weight)})
+    return examples
+
+
+def _on_one_device(model: RewardModel) -> RewardModel:
+    return with_parameters(model, {name: jnp.asarray(np.asarray(value)) for name, value in parameters(model).items()})
+
+
+def _evaluate(model: RewardModel, encoder: StepEncoder, held_out: _Split, seed: int,
+              progress: Progress) -> tuple[StepEvaluation | None, float | None, list[np.ndarray]]:
+    """Scores of the held-out solutions, what they are worth, and the threshold that suits them best."""
+    if not held_out.items:
+        return None, None, []
+    with progress.stage("evaluate held-out problems", len(held_out.items), "solutions") as stage:
+        scores = StepScorer(model, encoder).score_ids(
+            held_out.encoded, lambda count, tokens: stage.advance(count, tokens=tokens))
+    predictions = StepPredictions.from_solutions(held_out.items, scores)
+    known = [row for row, first in enumerate(predictions.first_errors) if first is not None]
+    threshold = best_threshold([scores[row] for row in known],
+                               [predictions.first_errors[row] for row in known]) if known else None
+    return evaluate_steps(predictions, (seed, 0)), threshold, scores
+
+
+def _finish(directory: RunDirectory, config: TrainPRM, info: dict[str, Any], evaluation: StepEvaluation | None,
+            held_out: _Split, scores: Sequence[np.ndarray], seconds: dict[str, float], progress: Progress) -> None:
+    results: dict[str, Any] = {"counts": info["counts"], "threshold": info["threshold"]}
+    if evaluation is not None:
+        results |= {"step_auroc": number(evaluation.auroc), "ece": number(evaluation.ece),
+                    "step_auroc_within_position": number(evaluation.auroc_within_position),
+                    "first_error_f1": number(evaluation.first_error[0].f1), "held_out": to_json(evaluation)}
+    results |= {"seconds": seconds, "seed": config.seed, "config_sha256": directory.config_sha256}
+    with atomic_write(directory.results) as out:
+        json.dump(results, out, indent=2, ensure_ascii=False, allow_nan=False)
+        out.write("\n")
+
+    counts, trained = info["counts"], config.model or "that of the initial model"
+    settings = {"files": ", ".join(config.data.files), "ratings": f"neutral = {config.data.neutral}, "
+                f"after the first error = {config.data.after_error}", "objective": config.objective,
+                "trained on": f"{_size(counts['train'])}, {counts['train_weight']:,.0f} labels",
+                "held out": _size(counts["held_out"]),
+                "architecture": str(trained), "optimiser steps": f"{config.training.steps:,}", "seed": str(config.seed),
+                "configuration": directory.config_sha256[:16],
+                "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())}
+    # One solution per problem, the first ones with an error: chosen by the data's order, not by how well they look.
+    shown: dict[str, int] = {}
+    for row, item in enumerate(held_out.items):
+        if item.labels.first_error not in (None, -1):
+            shown.setdefault(item.solution.problem.prompt, row)
+    examples = [scored_solution(held_out.items[row], scores[row]) for row in list(shown.values())[:8]]
+    page = render_training_report(f"Training of {directory.path.name}", settings, evaluation,
+                                  read_metrics(directory.metrics), measured_on=HELD_OUT, examples=examples)
+    with atomic_write(directory.report) as out:
+        out.write(page)
+    directory.finish_run()
+    if evaluation is not None:
+        auroc = evaluation.auroc
+        progress.log(f"held-out step AUROC {auroc.mean:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]")
+    progress.log(f"model: {directory.path / 'model'}")
+
+
+def _size(counts: dict[str, int]) -> str:
+    return f"{counts['solutions']:,} solutions of {counts['problems']:,} problems"
+
+
+class _Clock:
+    """Wall-clock seconds per stage, of the call that ended it first."""
+
+    def __init__(self, directory: RunDirectory):
+        self._directory = directory
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        if self._directory.finished(name) is None:
+            self._directory.finish(name, seconds=round(time.monotonic() - start, 3))
+        self.seconds[name] = self._directory.finished(name)["seconds"]

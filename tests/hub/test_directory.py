@@ -1,0 +1,191 @@
+"""Model directories: what is saved is what is loaded, and everything that does not fit is one line."""
+
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from jaxprm.errors import InputError
+from jaxprm.hub import find_model, load_language_model, load_reward_model, save_model
+from jaxprm.models import HeadConfig, LanguageModel, RewardModel, TransformerConfig, parameters, with_parameters
+from jaxprm.records import Problem, Solution
+from jaxprm.scoring.scorer import StepScorer
+from jaxprm.steps import StepEncoder, StepFormat, train_sentencepiece
+
+TEXT = ["What is 3 + 4 ? It is 7 because 3 + 4 = 7 .", "Then 7 * 2 = 14 and so on .", "So the answer is 14 ."]
+STEP_FORMAT = StepFormat(separator="<step>", readout="before", aggregation="prod", neutral="bad")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return StepEncoder(STEP_FORMAT, train_sentencepiece(TEXT, 300, symbols=("<step>",)))
+
+
+def reward_model(encoder, seed=0, kind="binary", **fields):
+    config = TransformerConfig(encoder.tokenizer.vocab_size, width=16, layers=2, heads=2, kv_heads=1, head_dim=8,
+                               mlp_dim=24, context=64, qk_norm=True, **fields)
+    model = RewardModel(config, HeadConfig(kind), rngs=nnx.Rngs(seed))
+    key = jax.random.key(seed)
+    return with_parameters(model, {name: jax.random.normal(jax.random.fold_in(key, index), value.shape)
+                                   for index, (name, value) in enumerate(parameters(model).items())})
+
+
+@pytest.fixture
+def saved(encoder, tmp_path):
+    return save_model(tmp_path / "run" / "model", reward_model(encoder), encoder, {"seed": 3, "threshold": 0.25})
+
+
+def test_round_trip(saved, encoder):
+    model, loaded = reward_model(encoder), load_reward_model(saved)
+    assert loaded.info == {"seed": 3, "threshold": 0.25}
+    assert loaded.encoder.format == STEP_FORMAT and loaded.model.config == model.config
+    assert loaded.model.head.config == HeadConfig("binary")
+    before, after = parameters(model), parameters(loaded.model)
+    assert list(before) == list(after)
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    solution = [Solution(Problem("p", "What is 3 + 4 ?"), ("It is 7 .", "So 14 ."))]
+    np.testing.assert_array_equal(StepScorer(model, encoder).score(solution)[0],
+                                  StepScorer(loaded.model, loaded.encoder).score(solution)[0])
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
+    assert load_reward_model(saved.parent).info["seed"] == 3 and find_model(saved.parent) == saved
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_language_model(encoder, tmp_path, tied):
+    config = TransformerConfig(encoder.tokenizer.vocab_size + 5, width=16, layers=1, heads=2, kv_heads=2, head_dim=8,
+                               mlp_dim=24, context=32, tie_embeddings=tied)
+    model = LanguageModel(config, rngs=nnx.Rngs(1))
+    loaded = load_language_model(save_model(tmp_path / "policy", model, encoder, {}))
+    assert loaded.model.config == config and ("unembedding" in parameters(loaded.model)) is not tied
+    np.testing.assert_array_equal(model.output_matrix(), loaded.model.output_matrix())
+    with pytest.raises(InputError, match="field 'kind' = 'language_model': is not a reward_model"):
+        load_reward_model(tmp_path / "policy")
+
+
+def test_saving_again_replaces_the_whole_directory(saved, encoder):
+    (saved / "tokenizer.json").write_text("left behind by somebody")
+    save_model(saved, reward_model(encoder, seed=1, kind="scalar"), encoder, {"seed": 4})
+    loaded = load_reward_model(saved)
+    assert loaded.info == {"seed": 4} and loaded.model.head.config.kind == "scalar"
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_a_write_that_fails_leaves_nothing(encoder, tmp_path, saved, monkeypatch):
+    before = (saved / "config.json").read_bytes()
+    with pytest.raises(TypeError):
+        save_model(saved, reward_model(encoder), encoder, {"model": object()})
+    with pytest.raises(TypeError):
+        save_model(tmp_path / "new", reward_model(encoder), encoder, {"model": object()})
+    assert (saved / "config.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_other_files_are_not_overwritten(encoder, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not a model directory"):
+        save_model(tmp_path, reward_model(encoder), encoder, {})
+    with pytest.raises(InputError, match="exists and is not a model directory"):
+        save_model(tmp_path / "notes.txt", reward_model(encoder), encoder, {})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def edit(saved, **sections):
+    """Sets (or with None removes) values of config.json: ``transformer={"width": 8}``, ``format="x"``."""
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in sections.items():
+        if isinstance(value, dict):
+            config[name] = {key: item for key, item in (config[name] | value).items() if item is not ...}
+        else:
+            config[name] = value
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"format": "jaxprm-model-9"}, "config.json: field 'format' = 'jaxprm-model-9': is not 'jaxprm-model-1'"),
+    ({"kind": "diffusion"}, "field 'kind' = 'diffusion': is not a reward_model"),
+    ({"transformer": {"width": ...}}, "field 'transformer.width': is missing"),
+    ({"transformer": {"experts": 8}}, "field 'transformer.experts': is not known"),
+    ({"transformer": {"width": "16"}}, "field 'transformer.width' = '16': must be a int"),
+    ({"transformer": {"layers": True}}, "field 'transformer.layers' = True: must be a int"),
+    ({"transformer": {"kv_heads": 3}}, "field 'transformer.kv_heads' = 3: must divide heads = 2"),
+    ({"head": None}, "field 'head': is missing"),
+    ({"head": {"kind": "ternary"}}, "field 'head.kind' = 'ternary': must be one of scalar, binary, ranking"),
+    ({"step_format": {"aggregation": "median"}}, "field 'step_format.aggregation' = 'median': must be one of min"),
+    ({"step_format": {"separator": "<gap>"}}, "field 'step_format': the tokenizer does not fit: field 'separator'"),
+    ({"step_format": {"end_token": "<eot>"}}, "field 'end_token' = '<eot>': is not in the tokenizer's vocabulary"),
+    ({"tokenizer": {"sha256": "0" * 64}}, "field 'tokenizer.sha256' = '0000"),
+    ({"tokenizer": "x"}, "field 'tokenizer.sha256' = None"),
+    ({"transformer": {"vocab_size": 5}}, "field 'transformer.vocab_size' = 5: the tokenizer has 300 entries"),
+    ({"info": [1]}, "field 'info' = [1]: must be a JSON object"),
+])
+def test_configs_that_do_not_fit(saved, change, message):
+    edit(saved, **change)
+    with pytest.raises(InputError) as caught:
+        load_reward_model(saved)
+    assert message in str(caught.value) and str(caught.value).startswith(str(saved)) and "\n" not in str(caught.value)
+
+
+def test_tensors_that_do_not_fit_are_listed_in_one_line(saved):
+    path = saved / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    del tensors["head.bias"]
+    tensors |= {"head.scale": np.zeros(1, np.float32), "head.kernel": np.zeros((8, 2), np.float32)}
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(InputError) as caught:
+        load_reward_model(saved)
+    assert str(caught.value) == (f"{path}: parameters do not fit the architecture: missing head.bias, "
+                                 "unknown head.scale, head.kernel has shape (8, 2), expected (16, 2)")
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.zeros(2), "has type float64, expected float32"),
+                                                (np.full(2, np.nan, np.float32), "holds numbers that are not finite")])
+def test_tensors_of_another_kind(saved, value, message):
+    path = saved / "model.safetensors"
+    safetensors.numpy.save_file(safetensors.numpy.load_file(path) | {"head.bias": value}, path)
+    with pytest.raises(InputError, match=f"field 'head.bias': {message}"):
+        load_reward_model(saved)
+
+
+def test_damaged_files(saved, tmp_path):
+    weights = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(weights[:100])
+    with pytest.raises(InputError, match=r"model.safetensors: cannot be read"):
+        load_reward_model(saved)
+    os.remove(saved / "model.safetensors")
+    with pytest.raises(InputError, match=r"model.safetensors: cannot be read"):
+        load_reward_model(saved)
+    os.remove(saved / "tokenizer.model")
+    with pytest.raises(InputError, match="no tokenizer.json or tokenizer.model here"):
+        load_reward_model(saved)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json: cannot be read"):
+        load_reward_model(saved)
+    shutil.rmtree(saved)
+    with pytest.raises(InputError, match="holds no config.json"):
+        load_reward_model(saved.parent)
+    (saved.parent / "status.json").write_text("{}")
+    with pytest.raises(InputError, match="is a run without a model; finish the run"):
+        load_reward_model(saved.parent)
+    with pytest.raises(InputError, match="no such directory"):
+        load_reward_model(tmp_path / "absent")
+
+
+def test_another_tokenizer_is_refused(saved):
+    train_sentencepiece(TEXT[:2], 290, symbols=("<step>",)).save(saved)
+    with pytest.raises(InputError, match="put that one back"):
+        load_reward_model(saved)
+
+
+def test_parameters_are_float32_on_one_device(saved):
+    for value in parameters(load_reward_model(saved).model).values():
+        assert value.dtype == jnp.float32 and len(value.sharding.device_set) == 1
