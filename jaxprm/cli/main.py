@@ -67,7 +67,8 @@ def score(
     input: Annotated[Path, typer.Option(metavar="FILE", help="JSONL rows with `problem` and `steps`.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The same rows plus `scores` and `aggregate`.")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the steps coloured by score.")] = None,
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Do not refuse empty steps; their score is null.")] = False,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help=(
+        "Do not refuse empty steps; their score is null."))] = False,
     batch_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens scored at a time.")] = 16384,
 ) -> None:
     """Score every step of every solution in a file.

@@ -64,8 +64,8 @@ class LocalPolicy:
                      on_batch: Callable[[int, int], None] = lambda problems, tokens: None) -> list[list[SampledSolution]]:
         """``n`` continuations of each prefix of token ids (a prompt, or a prompt and some steps).
 
-        Prefixes of similar length share a compiled call; each is read once for its n continuations. The result does not
-        depend on how many calls there are, only on the key and a prefix's place in the list. ``on_batch(prefixes, tokens)``
+        Prefixes of similar length share a compiled call; each is read once for its n continuations. The samples are fixed
+        by the key, the list of prefixes, n and ``batch_rows``. ``on_batch(prefixes, tokens)``
         is called after each compiled call with how many prefixes it continued and the tokens it generated.
 
         Raises:

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.generation.sampler import Samples
@@ -27,11 +28,11 @@ class SolutionRows:
     """
 
     batch: StepBatch
-    tokens: Int[Array, "R T"]
-    generated: Bool[Array, "R T"]
-    step_of_token: Int[Array, "R T"]
-    log_probs: Float[Array, "R T"]
-    complete: Bool[Array, " R"]
+    tokens: Int[Array | np.ndarray, "R T"]
+    generated: Bool[Array | np.ndarray, "R T"]
+    step_of_token: Int[Array | np.ndarray, "R T"]
+    log_probs: Float[Array | np.ndarray, "R T"]
+    complete: Bool[Array | np.ndarray, " R"]
 
 
 def solution_rows(prompts: Int[Array, "B P"], lengths: Int[Array, " B"], samples: Samples, *, separator_id: int,

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.errors import InputError
@@ -77,10 +78,10 @@ class Samples:
       finished: bool[R], the end token was drawn; otherwise G tokens were not enough.
     """
 
-    tokens: Int[Array, "R G"]
-    log_probs: Float[Array, "R G"]
-    lengths: Int[Array, " R"]
-    finished: Bool[Array, " R"]
+    tokens: Int[Array | np.ndarray, "R G"]
+    log_probs: Float[Array | np.ndarray, "R G"]
+    lengths: Int[Array | np.ndarray, " R"]
+    finished: Bool[Array | np.ndarray, " R"]
 
 
 @jax.tree_util.register_dataclass

@@ -28,7 +28,7 @@ from jaxprm.generation.policy import LocalPolicy, SampledSolution
 from jaxprm.generation.sampler import SamplingConfig
 from jaxprm.hub.directory import load_language_model, load_reward_model, save_model
 from jaxprm.labeling.monte_carlo import MonteCarloLabeler
-from jaxprm.labeling.verifier import VerifierLabeler
+from jaxprm.labeling.verifier import AfterError, VerifierLabeler
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
@@ -36,7 +36,8 @@ from jaxprm.models.transformer import LanguageModel
 from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
 from jaxprm.pipelines import quickstart_report
 from jaxprm.progress import Progress
-from jaxprm.records import LabeledSolution, Problem, Solution, atomic_write, dump_row, read_solutions, to_row, write_solutions
+from jaxprm.records import (LabeledSolution, Problem, Solution, atomic_write, dump_row, read_solutions, to_row,
+                             write_solutions)
 from jaxprm.rl.loop import ReinforceConfig, reinforce
 from jaxprm.run_directory import RunDirectory
 from jaxprm.scoring.aggregation import aggregate
@@ -47,7 +48,7 @@ from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import load_tokenizer, train_sentencepiece
 from jaxprm.tasks.arithmetic import ArithmeticTask
 from jaxprm.tasks.base import Part
-from jaxprm.tasks.misconceptions import DEFAULT_MISCONCEPTIONS, Misconception, derive
+from jaxprm.tasks.misconceptions import Misconception, derive
 from jaxprm.training.loop import TrainConfig, fit
 from jaxprm.training.losses import language_model_loss, step_loss
 from jaxprm.training.optimizer import OptimizerConfig
@@ -55,6 +56,11 @@ from jaxprm.training.optimizer import OptimizerConfig
 # Each stage draws its problems from its own part of the family: disjoint by construction (see `Part`).
 PARTS = {"policy": Part("policy", 0.0, 0.4), "labels": Part("labels", 0.4, 0.6), "reinforce": Part("reinforce", 0.6, 0.75),
          "development": Part("development", 0.75, 0.85), "test": Part("test", 0.85, 1.0)}
+# Rates at which pass@1 is low, the majority is often wrong, and most problems still have a right answer among 8 samples.
+MISCONCEPTIONS = (
+    Misconception("wrong_operator", 0.60, "*", "large_value"), Misconception("wrong_operator", 0.30, "*", "small_value"),
+    Misconception("off_by_one", 0.15, "+", "wraps"), Misconception("swapped_operand", 0.15, "-", "wraps"),
+    *(Misconception(kind, 0.01) for kind in ("wrong_carry", "wrong_result", "dropped_step", "repeated_step", "wrong_answer")))
 RL_VARIANTS = ("outcome", "sum_form", "min_form")
 
 
@@ -73,6 +79,8 @@ class Quickstart:
       corpus: solutions in the policy's training text.
       policy: its training.
       label_problems, label_samples: problems, and policy solutions of each, that the reward model learns from.
+      after_error: what a step behind the first error is labelled; "local" asks whether it follows from what stands before it,
+        so that every step is a lesson in checking.
       head, objective: of the reward model; it starts from the policy's weights.
       reward_model: its training.
       monte_carlo_solutions, rollouts: solutions also labelled by rollouts, for comparison, and rollouts per step.
@@ -86,28 +94,29 @@ class Quickstart:
 
     seed: int = 0
     task: ArithmeticTask = ArithmeticTask(min_steps=3, max_steps=6)
-    misconceptions: tuple[Misconception, ...] = DEFAULT_MISCONCEPTIONS
+    misconceptions: tuple[Misconception, ...] = MISCONCEPTIONS
     test_part: str = "test"
     model: TransformerConfig = TransformerConfig(vocab_size=128, layers=3, context=160)
     step_format: StepFormat = StepFormat()
-    row_tokens: int = 192
+    row_tokens: int = 96
     row_steps: int = 40
-    batch_rows: int = 64
+    batch_rows: int = 32
     corpus: int = 40_000
-    policy: TrainConfig = TrainConfig(steps=220, optimizer=OptimizerConfig(learning_rate=4e-3))
+    policy: TrainConfig = TrainConfig(steps=900, optimizer=OptimizerConfig(learning_rate=3e-3))
     label_problems: int = 2000
     label_samples: int = 8
+    after_error: AfterError = "local"
     head: HeadConfig = HeadConfig("scalar")
     objective: str = "binary_cross_entropy"
-    reward_model: TrainConfig = TrainConfig(steps=300, optimizer=OptimizerConfig(learning_rate=3e-3))
+    reward_model: TrainConfig = TrainConfig(steps=1000, optimizer=OptimizerConfig(learning_rate=2e-3))
     monte_carlo_solutions: int = 150
     rollouts: int = 8
     test_problems: int = 400
     samples: int = 8
     planted_problems: int = 100
-    limit: int = 64
+    limit: int = 56
     beam: BeamConfig = BeamConfig(beam_width=2, expansions=4, max_steps=9, max_step_tokens=12)
-    reinforce: ReinforceConfig = ReinforceConfig()
+    reinforce: ReinforceConfig = ReinforceConfig(updates=24, problems=24, max_steps=9)
     resamples: int = 1000
 
     def __post_init__(self):
@@ -132,7 +141,8 @@ def run(config: Quickstart, run_directory: RunDirectory, progress: Progress) -> 
     work = _Work(config, run_directory, progress)
     stages: list[tuple[str, Callable[[], dict]]] = [
         ("policy", work.train_policy), ("labels", work.label), ("monte_carlo", work.label_by_rollouts),
-        ("reward_model", work.train_reward_model), ("candidates", work.sample_candidates), ("planted", work.plant_errors), ("beam", work.search)]
+        ("reward_model", work.train_reward_model), ("candidates", work.sample_candidates),
+        ("planted", work.plant_errors), ("beam", work.search)]
     stages += [(f"reinforce_{variant}", lambda variant=variant: work.reinforce(variant)) for variant in RL_VARIANTS]
     for name, stage in stages:
         if run_directory.finished(name) is None:
@@ -155,6 +165,7 @@ class _Work:
         self.config, self.path, self.progress = config, run_directory.path, progress
         self.run = {"config_sha256": run_directory.config_sha256}
         self.key = jax.random.key(config.seed)
+        self.labeler = VerifierLabeler(config.task, config.after_error)
 
     # -- shared pieces ------------------------------------------------------------------------------------------------
 
@@ -181,7 +192,7 @@ class _Work:
     def labelled(self, name: str, problems: Sequence[Problem],
                  samples: Sequence[Sequence[SampledSolution]]) -> list[LabeledSolution]:
         """Samples with exact labels. A solution that did not end has no answer; samples with an empty step are kept out."""
-        task, labeler, items = self.config.task, VerifierLabeler(self.config.task), []
+        task, labeler, items = self.config.task, self.labeler, []
         for problem, group in zip(problems, samples, strict=True):
             for place, sample in enumerate(group):
                 if not sample.steps or not all(step.strip() for step in sample.steps):
@@ -319,7 +330,7 @@ class _Work:
                 if steps is not None:
                     verdicts = task.judge(problem, steps)
                     items.append(Solution(problem, steps, verdicts.answer, verdicts.correct, "corruptor"))
-                    labels = VerifierLabeler(task).label(verdicts)
+                    labels = self.labeler.label(verdicts)
                     rows.append(to_row(LabeledSolution(f"planted/{problem.id}/{kind}", items[-1], labels))
                                 | {"planted_kind": kind})
         loaded = load_reward_model(self.path / "reward_model")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxprm.evaluation.agreement import Agreement, label_agreement
-from jaxprm.evaluation.best_of_n import METHODS, BestOfN, Candidates, best_of_n
+from jaxprm.evaluation.best_of_n import BestOfN, Candidates, best_of_n
 from jaxprm.evaluation.results import build_results, write_results
 from jaxprm.evaluation.steps import StepEvaluation, StepPredictions, evaluate_steps
 from jaxprm.metrics import Interval, bootstrap_mean, paired_difference
 from jaxprm.records import parse_row, read_json_lines, read_solutions
-from jaxprm.reports.details import Bar, Confusion, Curve, Panel, Reliability, ReportDetails, ScoredSolution
+from jaxprm.reports import from_evaluation as curves
+from jaxprm.reports.details import Curve, Panel, ReportDetails, ScoredSolution
 from jaxprm.reports.html import build_report
 from jaxprm.run_directory import RunDirectory
 from jaxprm.training.metrics_log import read_metrics
@@ -124,13 +125,10 @@ def _agreement(path: Path, rollouts: int, key, resamples: int) -> Agreement:
 
 def _details(config: Quickstart, path: Path, table: BestOfN, steps: StepEvaluation, planted: StepEvaluation,
              agreement: Agreement, numbers: dict[str, Interval], problems: Sequence[Sequence[dict]]) -> ReportDetails:
-    model = config.model
-    by_samples = tuple(_curve(method, table.sizes, table.accuracy[method]) for method in METHODS)
-    by_tokens = tuple(_curve(method, table.tokens, table.accuracy[method]) for method in METHODS if method != "oracle")
-    beam = numbers["beam_at_8"]
-    point = (numbers["beam_policy_tokens"].mean,), (beam.mean,), (beam.low,), (beam.high,)
-    reliability, positions = steps.calibration, steps.positions
-    full = reliability.count > 0
+    model, beam = config.model, config.beam
+    searched = curves.interval_curve(f"beam {beam.beam_width} x {beam.expansions}", [numbers["beam_policy_tokens"].mean],
+                                     [numbers["beam_at_8"]])
+    by_tokens = tuple(curve for curve in curves.accuracy_curves(table, by_tokens=True) if curve.name != "oracle")
     return ReportDetails(
         title="jaxprm quickstart", introduction=INTRODUCTION,
         settings={"task": f"chains of {config.task.min_steps} to {config.task.max_steps} operations modulo "
@@ -139,15 +137,11 @@ def _details(config: Quickstart, path: Path, table: BestOfN, steps: StepEvaluati
                   "PRM": f"{config.objective}, {config.head.kind} head, {config.label_problems} problems x "
                          f"{config.label_samples} labelled solutions",
                   "test": f"{len(problems)} problems ({config.test_part} part) x {config.samples} solutions",
-                  "solution score": f"{config.beam.aggregation} over step scores"},
-        accuracy_by_samples=by_samples,
-        accuracy_by_tokens=(*by_tokens, Curve(f"beam {config.beam.beam_width} x {config.beam.expansions}", *point)),
-        reliability=Reliability(reliability.confidence[full], reliability.accuracy[full], reliability.count[full]),
-        auroc_by_position=_curve("AUROC", [row.position + 1 for row in positions], [row.auroc for row in positions]),
-        planted_errors=tuple(Bar(row.kind, row.caught.mean, row.caught.low, row.caught.high, row.count)
-                             for row in planted.kinds),
-        confusion=Confusion(agreement.confusion, agreement.threshold),
-        agreement_by_threshold=_curve("agreement", *zip(*agreement.by_threshold)),
+                  "solution score": f"{beam.aggregation} over step scores"},
+        accuracy_by_samples=curves.accuracy_curves(table), accuracy_by_tokens=(*by_tokens, searched),
+        reliability=curves.reliability(steps), auroc_by_position=curves.position_curve(steps),
+        planted_errors=curves.kind_bars(planted), confusion=curves.confusion(agreement),
+        agreement_by_threshold=curves.agreement_curve(agreement),
         training=tuple(_training(path / f"train_{name}", title, metric, label) for name, title, metric, label in (
             ("policy", "Policy", "loss", "loss per token (nats)"),
             ("reward_model", "Reward model", "loss", "loss per step (nats)"))),
@@ -157,11 +151,6 @@ def _details(config: Quickstart, path: Path, table: BestOfN, steps: StepEvaluati
         examples=_examples(problems))
 
 
-def _curve(name: str, x: Sequence[float], intervals: Sequence[Interval]) -> Curve:
-    return Curve(name, tuple(x), tuple(i.mean for i in intervals), tuple(i.low for i in intervals),
-                 tuple(i.high for i in intervals))
-
-
 def _training(directory: Path, title: str, metric: str, label: str) -> Panel:
     lines = read_metrics(directory / "metrics.jsonl")
     return Panel(title, "optimiser step", label, (Curve(metric, [line["step"] for line in lines],
@@ -169,11 +158,11 @@ def _training(directory: Path, title: str, metric: str, label: str) -> Panel:
 
 
 def _reinforcement(path: Path, metric: str, title: str, label: str) -> Panel:
-    curves = []
+    runs = []
     for variant in RL_VARIANTS:
         lines = read_metrics(path / "reinforce" / variant / "metrics.jsonl")
-        curves.append(Curve(RL_NAMES[variant], [line["step"] for line in lines], [line[metric] for line in lines]))
-    return Panel(title, "policy update", label, tuple(curves))
+        runs.append(Curve(RL_NAMES[variant], [line["step"] for line in lines], [line[metric] for line in lines]))
+    return Panel(title, "policy update", label, tuple(runs))
 
 
 def _examples(problems: Sequence[Sequence[dict]]) -> tuple[ScoredSolution, ...]:

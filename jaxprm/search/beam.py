@@ -34,6 +34,7 @@ class BeamConfig:
       sampling: how the policy draws tokens.
 
     A finished path keeps competing by its value and holds its place in the beam, but is not expanded and costs nothing more.
+    Candidates that say the same as an earlier one come after all others, so that copies of one path cannot fill the beam.
     Ties go to the candidate with the lower index.
     """
 
@@ -68,6 +69,7 @@ class _Beams:
     finished: Array  # bool[B, C], the path had ended before this level
     alive: Array  # bool[B, C], the row has a path at all
     parents: Array  # int32[B, C]
+    paths: Array  # int32[B, C], equal for rows that continue the same text
     tree: SearchTree
     policy_tokens: Array
     reward_tokens: Array
@@ -94,8 +96,8 @@ def beam_search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array
     nothing = jnp.zeros((problems, wide), bool)
     beams = _Beams(start(policy, prompts, lengths, wide, capacity),
                    start_scores(reward_model, prompts, lengths, wide, capacity),
-                   jnp.full((problems, wide, levels), -1.0), nothing, ~nothing, jnp.full((problems, wide), -1, jnp.int32), tree,
-                   jnp.zeros((problems,), jnp.int32), lengths.astype(jnp.int32))
+                   jnp.full((problems, wide, levels), -1.0), nothing, ~nothing, jnp.full((problems, wide), -1, jnp.int32),
+                   jnp.zeros((problems, wide), jnp.int32), tree, jnp.zeros((problems,), jnp.int32), lengths.astype(jnp.int32))
 
     def going(carry):
         level, beams = carry
@@ -133,7 +135,10 @@ def _level(policy, reward_model, key, level, beams: _Beams, config: BeamConfig, 
     values = jnp.where(usable, aggregate(jnp.maximum(scores, 0.0), mask, config.aggregation), -jnp.inf)
     finished = beams.finished | (active & ended)
 
-    best, chosen = jax.lax.top_k(values, config.beam_width)  # ties: lower index first
+    text = per_problem(samples.tokens)
+    same = (beams.paths[:, :, None] == beams.paths[:, None]) & (text[:, :, None] == text[:, None]).all(-1)
+    first = jnp.argmax(same, axis=2).astype(jnp.int32)  # the first candidate that says what this one says
+    best, chosen = jax.lax.top_k(jnp.where(first < jnp.arange(wide), values - 2.0, values), config.beam_width)
     kept = (jnp.arange(wide) == chosen[..., None]).any(1) & usable
     tree = beams.tree
     nodes = dict(tokens=per_problem(samples.tokens), lengths=per_problem(samples.lengths), parents=beams.parents,
@@ -150,7 +155,8 @@ def _level(policy, reward_model, key, level, beams: _Beams, config: BeamConfig, 
         policy=Generation(policy_state.cache.gather(parents), pick(per_problem(policy_state.next_logits)).reshape(
             problems * wide, -1)),
         rewards=rewards.gather(parents), scores=pick(jnp.where(mask, scores, -1.0)), finished=path_finished,
-        alive=jnp.repeat(best > -jnp.inf, config.expansions, axis=1) & ~(path_finished & (copy > 0)), parents=parents, tree=tree,
+        alive=jnp.repeat(best > -jnp.inf, config.expansions, axis=1) & ~(path_finished & (copy > 0)), parents=parents,
+        paths=pick(first), tree=tree,
         policy_tokens=beams.policy_tokens + per_problem(samples.lengths).sum(1),
         reward_tokens=beams.reward_tokens + per_problem(read).sum(1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -23,13 +24,13 @@ class SearchTree:
       finished: bool[B, S, C], the solution ends here.
     """
 
-    tokens: Int[Array, "B S C L"]
-    lengths: Int[Array, "B S C"]
-    parents: Int[Array, "B S C"]
-    scores: Float[Array, "B S C"]
-    values: Float[Array, "B S C"]
-    kept: Bool[Array, "B S C"]
-    finished: Bool[Array, "B S C"]
+    tokens: Int[Array | np.ndarray, "B S C L"]
+    lengths: Int[Array | np.ndarray, "B S C"]
+    parents: Int[Array | np.ndarray, "B S C"]
+    scores: Float[Array | np.ndarray, "B S C"]
+    values: Float[Array | np.ndarray, "B S C"]
+    kept: Bool[Array | np.ndarray, "B S C"]
+    finished: Bool[Array | np.ndarray, "B S C"]
 
 
 @jax.tree_util.register_dataclass
@@ -48,13 +49,13 @@ class SearchResult:
     """
 
     tree: SearchTree
-    level: Int[Array, " B"]
-    candidate: Int[Array, " B"]
-    value: Float[Array, " B"]
-    finished: Bool[Array, " B"]
-    policy_tokens: Int[Array, " B"]
-    reward_tokens: Int[Array, " B"]
-    levels: Int[Array, ""]
+    level: Int[Array | np.ndarray, " B"]
+    candidate: Int[Array | np.ndarray, " B"]
+    value: Float[Array | np.ndarray, " B"]
+    finished: Bool[Array | np.ndarray, " B"]
+    policy_tokens: Int[Array | np.ndarray, " B"]
+    reward_tokens: Int[Array | np.ndarray, " B"]
+    levels: Int[Array | np.ndarray, ""]
 
 
 def chosen_path(tree: SearchTree, problem: int, level: int, candidate: int) -> list[tuple[int, int]]:

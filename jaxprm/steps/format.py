@@ -28,9 +28,8 @@ class StepFormat:
     Attributes:
       prompt_prefix, prompt_suffix: text around the problem.
       separator: text that closes a step; always encoded on its own, so joint tokenisation cannot change it.
-      readout: the token whose hidden state carries a step's score: "at" the (last) separator token, "before" it (the last
-        token of the step's own text), or "last": the whole solution's last token, for every step the same prefix rule
-        as "at" but without a separator (needs ``separator == ""``).
+      readout: the token whose hidden state carries a step's score: "at" the separator token, "before" it (the last token of
+        the step's own text), or "last": the last token of the step's text, where there is no separator at all.
       begin: whether a begin-of-text token stands first.
       begin_token, end_token: vocabulary entries for begin and end of text; ``end_token`` closes a generated solution.
       neutral: how a neutral human rating counted when the model was trained.
@@ -100,7 +99,7 @@ class StepEncoder:
         """Ids of one step including its separator.
 
         Raises:
-          InputError: the step is empty or contains the separator.
+          InputError: the step is empty, contains the separator, or has no token.
         """
         if not step.strip():
             raise InputError("is an empty step", field="step", value=step, hint="drop empty steps")
@@ -108,6 +107,8 @@ class StepEncoder:
             raise InputError(f"contains the separator {self.format.separator!r}", field="step", value=step,
                              hint="split it there, or replace the separator inside the step")
         ids = self.tokenizer.encode(step)
+        if not ids:
+            raise InputError("has no token", field="step", value=step, hint="its tokenizer drops all of its text")
         return ids if self.separator_id is None else [*ids, self.separator_id]
 
     def encode(self, prompt: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -128,9 +128,11 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """
     path = Path(path)
     kinds = (JsonTokenizer, SentencePieceTokenizer)
-    found = path if path.is_file() else next((path / kind.file_name for kind in kinds if (path / kind.file_name).is_file()), None)
+    inside = (path / kind.file_name for kind in kinds if (path / kind.file_name).is_file())
+    found = path if path.is_file() else next(inside, None)
     if found is None:
-        raise InputError("no tokenizer.json or tokenizer.model here", file=path, hint="give a checkpoint or tokenizer directory")
+        raise InputError("no tokenizer.json or tokenizer.model here", file=path,
+                         hint="give a checkpoint or tokenizer directory")
     try:
         if found.suffix == ".json":
             return JsonTokenizer(found.read_text(encoding="utf-8"))

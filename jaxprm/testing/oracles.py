@@ -22,7 +22,7 @@ def _rotate(x: np.ndarray, position: int, theta: float) -> np.ndarray:
     return np.concatenate([first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)], -1)
 
 
-def decoder_hidden(config: TransformerConfig, values: Mapping[str, Any], tokens: Sequence[int]) -> np.ndarray:
+def decoder_hidden(config: TransformerConfig, values: Mapping[str, Any], tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     """Final hidden states [T, D] of one solution, from the flat parameters of `jaxprm.models.parameters`."""
     values = {name: np.asarray(value, np.float64) for name, value in values.items()}
     group = config.heads // config.kv_heads
@@ -54,13 +54,13 @@ def decoder_hidden(config: TransformerConfig, values: Mapping[str, Any], tokens:
     return _norm(x, values["backbone.final_norm.scale"], config.norm_eps)
 
 
-def next_token_logits(config: TransformerConfig, values: Mapping[str, Any], tokens: Sequence[int]) -> np.ndarray:
+def next_token_logits(config: TransformerConfig, values: Mapping[str, Any], tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     """[T, V] logits of a language model after each token of one solution."""
     matrix = values["backbone.embedding"].T if config.tie_embeddings else values["unembedding"]
     return decoder_hidden(config, values, tokens) @ np.asarray(matrix, np.float64)
 
 
-def filtered(logits: Sequence[float], temperature: float, top_k: int, top_p: float) -> np.ndarray:
+def filtered(logits: Sequence[float] | np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
     """Probabilities [V] after temperature, then top-k, then top-p; tokens tied with the last one kept are kept."""
     values = np.asarray(logits, np.float64) / temperature
     keep = np.ones(len(values), bool)

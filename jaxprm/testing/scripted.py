@@ -26,9 +26,9 @@ _SHARPNESS = 300.0  # attention logits of the predecessor stand at least this ti
 
 
 def _config(vocabulary: int, context: int) -> TransformerConfig:
-    size = vocabulary + vocabulary % 2
-    return TransformerConfig(vocab_size=vocabulary, width=2 * vocabulary, layers=1, heads=1, kv_heads=1, head_dim=size, mlp_dim=1,
-                             context=context, tie_embeddings=False)
+    size = max(8, vocabulary + vocabulary % 2)
+    return TransformerConfig(vocab_size=vocabulary, width=2 * vocabulary, layers=1, heads=1, kv_heads=1, head_dim=size,
+                             mlp_dim=1, context=context, rope_theta=100.0, tie_embeddings=False)
 
 
 def _backbone(config: TransformerConfig) -> dict[str, np.ndarray]:

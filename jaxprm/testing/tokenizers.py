@@ -20,7 +20,6 @@ def word_tokenizer(words: Sequence[str]) -> JsonTokenizer:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(_vocabulary(words), unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
         tokenizers.pre_tokenizers.Split("\n", "isolated"), tokenizers.pre_tokenizers.Split(" ", "removed")])
-    tokenizer.decoder = tokenizers.decoders.Metaspace(replacement=" ", prepend_scheme="never")
     return JsonTokenizer(tokenizer.to_str())
 
 
@@ -29,6 +28,6 @@ def character_tokenizer(characters: str) -> JsonTokenizer:
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(_vocabulary(tuple(characters)), unk_token="<unk>"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("(?s:.)"), "isolated")
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("[\\s\\S]"), "isolated")
     tokenizer.decoder = tokenizers.decoders.Fuse()
     return JsonTokenizer(tokenizer.to_str())

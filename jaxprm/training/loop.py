@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Int
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxprm.errors import InputError
 from jaxprm.models.parameters import batch_sharding, parameter_shardings, parameters, with_parameters
 from jaxprm.objectives.loss import Loss
 from jaxprm.progress import Progress, SilentProgress
 from jaxprm.training.checkpoints import Checkpoints
-from jaxprm.training.metrics_log import MetricsLog
+from jaxprm.training.metrics_log import MetricsLog, SilentMetricsLog
 from jaxprm.training.optimizer import OptimizerConfig
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -57,10 +57,16 @@ class TrainConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that changes from step to step; parameters as a flat dictionary of dotted names."""
+    """Everything that changes from step to step. Types are open: orbax rebuilds the tree with other leaves.
 
-    step: Int[Array, ""]
-    parameters: dict
+    Attributes:
+      step: int32[], optimiser steps done.
+      parameters: dotted name -> array.
+      optimizer_state: of the optax transformation.
+    """
+
+    step: Any
+    parameters: dict[str, Any]
     optimizer_state: Any
 
 
@@ -90,12 +96,14 @@ def initial_state(model: nnx.Module, optimizer: optax.GradientTransformation,
                   mesh: jax.sharding.Mesh | None = None) -> TrainState:
     """Step 0 of a run, placed on the mesh; optimiser moments lie where their parameters lie."""
     values = {name: jnp.array(value) for name, value in parameters(model).items()}  # a copy: steps donate their state
+    step = jnp.zeros((), jnp.int32)
     if mesh is not None:
         shardings = parameter_shardings(values, mesh)
         values = {name: jax.device_put(value, shardings[name]) for name, value in values.items()}
+        step = jax.device_put(step, NamedSharding(mesh, PartitionSpec()))
     with mesh_scope(mesh):
         state = jax.jit(optimizer.init)(values)
-    return TrainState(jnp.zeros((), jnp.int32), values, state)
+    return TrainState(step, values, state)
 
 
 def mesh_scope(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
@@ -120,7 +128,7 @@ def fit(model: Model, loss_function: LossFunction, batches: Iterable[Mapping[str
       model: initial parameters and architecture.
       loss_function: (model, batch) -> Loss; a batch is a dict of arrays as ``batches`` yields them.
       batches: endless, e.g. `jaxprm.data.StepDataset`; its iterator is checkpointed with the state.
-      directory: gets ``metrics.jsonl`` and ``checkpoints/``.
+      directory: gets ``metrics.jsonl`` (written by process 0) and ``checkpoints/``.
       run: what identifies the run (config hash, tokenizer fingerprint, ...); a checkpoint of another run is refused.
       name: of the stage, for the progress bar.
       mesh: where to train; ``None`` = one device.
@@ -138,12 +146,12 @@ def fit(model: Model, loss_function: LossFunction, batches: Iterable[Mapping[str
     if checkpoints.latest() is not None:
         state = checkpoints.restore(state, iterator)
     done = int(state.step)
-    log = MetricsLog(directory / "metrics.jsonl", done)
+    log = MetricsLog(directory / "metrics.jsonl", done) if jax.process_index() == 0 else SilentMetricsLog()
     train_step = make_train_step(model, loss_function, optimizer)
 
     try:
         with mesh_scope(mesh), progress.stage(name, config.steps, "steps", done) as stage:
-            tokens, since, last_logged, metrics = 0, time.monotonic(), done, None
+            tokens, since = 0, time.monotonic()
             for index in range(done, config.steps):
                 batch = next(iterator, None)
                 if batch is None:
@@ -154,16 +162,18 @@ def fit(model: Model, loss_function: LossFunction, batches: Iterable[Mapping[str
                 tokens += count
                 stage.advance(1, tokens=count, loss=metrics["loss"])
                 step = index + 1
-                if step % config.log_every == 0 or step == config.steps:
-                    values = {key: float(value) for key, value in metrics.items()}
-                    if not np.isfinite(values["loss"]):
-                        raise FloatingPointError(f"{name}: loss is {values['loss']} at step {step}; lower the learning rate")
+                logged = step % config.log_every == 0 or step == config.steps
+                saved = step % config.checkpoint_every == 0 or step == config.steps
+                if (logged or saved) and not np.isfinite(loss := float(metrics["loss"])):
+                    raise FloatingPointError(f"{name}: loss is {loss} at step {step}; lower the learning rate")
+                if logged:
                     elapsed = time.monotonic() - since
-                    log.write(step, {**values, "learning_rate": float(schedule(index)),
+                    log.write(step, {**{key: float(value) for key, value in metrics.items()},
+                                     "learning_rate": float(schedule(index)),
                                      "tokens_per_second": tokens / max(elapsed, 1e-9),
-                                     "padding_share": 1 - tokens / ((step - last_logged) * batch["segment_ids"].size)})
-                    tokens, since, last_logged = 0, time.monotonic(), step
-                if step % config.checkpoint_every == 0 or step == config.steps:
+                                     "padding_share": 1 - count / batch["segment_ids"].size})
+                    tokens, since = 0, time.monotonic()
+                if saved:
                     checkpoints.save(step, state, iterator)
     finally:
         log.close()

@@ -28,6 +28,16 @@ class MetricsLog:
         self._file.close()
 
 
+class SilentMetricsLog:
+    """Writes nothing: for every process but the first."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     """All complete lines of a metrics file; a last line that a kill cut short is left out."""
     path = Path(path)

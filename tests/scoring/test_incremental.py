@@ -1,0 +1,87 @@
+"""Incremental scoring equals full scoring, whatever the steps' lengths and the reorderings between them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprm.scoring import extend_scores, score_steps, start_scores
+from jaxprm.steps import pad_solutions
+from jaxprm.testing import tiny_reward_model
+
+PROBLEMS, WIDTH, LONGEST, LEVELS, PROMPT, SEPARATOR = 2, 3, 5, 4, 6, 2
+ROWS, CAPACITY = PROBLEMS * WIDTH, LONGEST * LEVELS
+run_start = jax.jit(start_scores, static_argnames=("width", "capacity"))
+run_extend = jax.jit(extend_scores, static_argnames="read_back")
+run_scores = jax.jit(score_steps)
+
+
+@functools.lru_cache
+def model_of(head):
+    return tiny_reward_model(1, head)
+
+
+def begin(model, rng):
+    prompts = [rng.integers(3, 20, n).tolist() for n in (3, PROMPT)]
+    tokens = np.zeros((PROBLEMS, PROMPT), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    state = run_start(model, jnp.asarray(tokens), jnp.asarray([len(p) for p in prompts], jnp.int32), width=WIDTH, capacity=CAPACITY)
+    return state, [(list(prompts[row // WIDTH]), []) for row in range(ROWS)]
+
+
+def full_scores(model, histories):
+    batch = pad_solutions(histories, PROMPT + CAPACITY, LEVELS)
+    scores = np.asarray(run_scores(model, batch))
+    return [scores[row, : len(ends)] for row, (_, ends) in enumerate(histories)]
+
+
+@pytest.mark.parametrize("read_back", [0, 1])
+@pytest.mark.parametrize("head", ["scalar", "binary", "ranking"])
+def test_any_sequence_of_steps_and_gathers_equals_full_scoring(head, read_back):
+    """Steps of 1 (the separator alone: an empty step) to LONGEST tokens; some rows skip a level; random parents after it."""
+    model = model_of(head)
+    for seed in range(3):
+        rng = np.random.default_rng((seed, read_back))
+        state, histories = begin(model, rng)
+        found = [[] for _ in range(ROWS)]
+        read = sum(len(histories[b * WIDTH][0]) for b in range(PROBLEMS))
+        for level in range(LEVELS):
+            lengths = rng.integers(0, LONGEST + 1, ROWS).astype(np.int32)
+            lengths[:2] = 1, 0
+            tokens = rng.integers(3, 20, (ROWS, LONGEST)).astype(np.int32)
+            for row, length in enumerate(lengths):
+                if length:
+                    tokens[row, length - 1] = SEPARATOR
+                    ids, ends = histories[row]
+                    histories[row] = ids + tokens[row, :length].tolist(), [*ends, len(ids) + int(length) - 1 - read_back]
+            scores, state = run_extend(model, state, jnp.asarray(tokens), jnp.asarray(lengths), read_back=read_back)
+            read += int(lengths.sum())
+            for row, length in enumerate(lengths):
+                found[row] = [*found[row], float(scores[row])] if length else found[row]
+                assert length or scores[row] == 0
+            for one, other in zip(found, full_scores(model, histories)):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+            if level < LEVELS - 1:
+                parents = rng.integers(0, WIDTH, (PROBLEMS, WIDTH)).astype(np.int32)
+                state = state.gather(jnp.asarray(parents))
+                source = [b * WIDTH + p for b in range(PROBLEMS) for p in parents[b]]
+                histories, found = [histories[i] for i in source], [found[i] for i in source]
+        assert int(state.tokens_read) == read
+
+
+def test_gather_may_change_the_width():
+    """A search starts with many candidates and keeps few: [B * W] -> [B * V] rows."""
+    model, rng = model_of("scalar"), np.random.default_rng(5)
+    state, _ = begin(model, rng)
+    tokens = rng.integers(3, 20, (ROWS, LONGEST)).astype(np.int32)
+    lengths = jnp.full((ROWS,), LONGEST, jnp.int32)
+    _, state = run_extend(model, state, jnp.asarray(tokens), lengths)
+    again, _ = run_extend(model, state, jnp.asarray(tokens), lengths)
+    kept = state.gather(jnp.asarray([[2], [0]], jnp.int32))
+    assert kept.cache.lengths.shape == (2,) and kept.last.shape == (2, 16)
+    rows = np.array([2, WIDTH])
+    scores, _ = run_extend(model, kept, jnp.asarray(tokens[rows]), lengths[:2])
+    np.testing.assert_allclose(scores, np.asarray(again)[rows], atol=1e-6)

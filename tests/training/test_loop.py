@@ -1,0 +1,191 @@
+"""The loop: kill and resume bit for bit, refusals in one line, one compilation."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxprm.data.examples import step_example
+from jaxprm.data.pipeline import StepDataset
+from jaxprm.errors import InputError
+from jaxprm.models import parameters
+from jaxprm.objectives import Loss, binary_cross_entropy
+from jaxprm.progress import SilentProgress
+from jaxprm.testing import random_solutions
+from jaxprm.training import OptimizerConfig, TrainConfig, fit, read_metrics
+
+RUN = {"config": "abc"}
+CONFIG = TrainConfig(steps=12, optimizer=OptimizerConfig(learning_rate=0.1), log_every=3, checkpoint_every=4)
+
+
+class TokenScores(nnx.Module):
+    """One logit per token, and a norm-like parameter: the smallest model with something to learn."""
+
+    def __init__(self):
+        self.table = nnx.Param(jnp.zeros((20, 1)))
+        self.bias = nnx.Param(jnp.zeros((1,)))
+
+
+def loss_of(model, batch):
+    tokens = jnp.take_along_axis(batch["tokens"], batch["step_ends"], axis=1)
+    outputs = model.table[...][tokens] + model.bias[...]
+    return binary_cross_entropy(outputs, batch["labels"], batch["label_mask"] & batch["step_mask"])
+
+
+def dataset(epochs=None):
+    examples = [step_example(s.ids, [end - 1 for end in s.step_ends], s.labels) for s in random_solutions(0, 40)]
+    return StepDataset(examples, row_tokens=40, row_steps=8, batch_rows=4, seed=1, epochs=epochs)
+
+
+class KilledAt(SilentProgress):
+    """Dies when the given step has been computed, before anything of it is logged or saved."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def stage(self, name, total=None, unit="steps", completed=0):
+        self.left -= completed
+        return super().stage(name, total, unit, completed)
+
+    def advance(self, *args, **fields):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+
+def killed_at(step):
+    progress = KilledAt(step)
+    begin = progress.stage
+    progress.stage = lambda *args, **kwargs: (begin(*args, **kwargs), progress)[1]
+    return progress
+
+
+def run(directory, progress=None, config=CONFIG, identity=RUN, loss=loss_of, data=None):
+    return fit(TokenScores(), loss, dataset() if data is None else data, config, directory, run=identity, progress=progress)
+
+
+def deterministic(directory):
+    lines = read_metrics(directory / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, parameters(run(directory))
+
+
+def test_training_learns_and_logs(uninterrupted):
+    directory, values = uninterrupted
+    lines = read_metrics(directory / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    assert set(lines[0]) == {"step", "loss", "gradient_norm", "accuracy", "positives", "learning_rate", "tokens_per_second",
+                             "padding_share"}
+    assert lines[-1]["loss"] < lines[0]["loss"] <= np.log(2) + 0.2 and 0 <= lines[0]["padding_share"] < 1
+    np.testing.assert_allclose(lines[1]["learning_rate"], float(CONFIG.optimizer.schedule(12)(5)), rtol=1e-6)
+    assert np.abs(values["table"]).max() > 0.1
+
+
+@pytest.mark.parametrize("kills", [(7,), (4, 11), (1, 2)], ids=str)
+def test_killed_and_resumed_equals_uninterrupted(kills, uninterrupted, tmp_path):
+    """Checkpoints are at 4, 8 and 12. A kill at 7 leaves a metrics line of step 6 that step 4 has not written yet."""
+    for step in kills:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, killed_at(step))
+    values = parameters(run(tmp_path))
+    for name, value in uninterrupted[1].items():
+        np.testing.assert_array_equal(values[name], value)
+    assert deterministic(tmp_path) == deterministic(uninterrupted[0])
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == [8, 12]
+
+
+def test_a_finished_run_is_read_back_without_training(uninterrupted, tmp_path):
+    directory, values = uninterrupted
+    shutil.copytree(directory, tmp_path / "copy")
+    again = run(tmp_path / "copy", killed_at(1))
+    for name, value in values.items():
+        np.testing.assert_array_equal(parameters(again)[name], value)
+
+
+def one_line(error, *parts):
+    text = str(error.value)
+    assert "\n" not in text and all(part in text for part in parts), text
+
+
+def test_a_checkpoint_of_another_run_is_refused(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted[0], tmp_path / "copy")
+    before = (tmp_path / "copy" / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError) as error:
+        run(tmp_path / "copy", identity={"config": "other"})
+    one_line(error, "checkpoints/12", "'config': 'abc'", "'config': 'other'", "start the run in another directory")
+    with pytest.raises(InputError) as error:
+        run(tmp_path / "copy", identity={"config": "abc", "tokenizer": "f"})
+    one_line(error, "checkpoints/12", "start the run in another directory")
+    assert (tmp_path / "copy" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["state", "run", "everything"])
+def test_a_damaged_checkpoint_is_one_line(damage, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted[0], tmp_path / "copy")
+    place = tmp_path / "copy" / "checkpoints" / "12"
+    for path in sorted(place.rglob("*"), reverse=True):
+        if path.is_file() and (damage == "everything" or damage in path.relative_to(place).parts):
+            path.unlink() if damage != "everything" else path.write_bytes(b"foreign")
+    with pytest.raises(InputError) as error:
+        run(tmp_path / "copy")
+    one_line(error, "checkpoints/12", "start the run in another directory")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
+    def broken(model, batch):
+        loss = loss_of(model, batch)
+        bad = jnp.where(model.bias[0] != 0, jnp.nan, 1.0)  # from the third step on: the first has learning rate 0
+        return Loss(loss.total * bad, loss.weight, loss.metrics)
+
+    config = TrainConfig(steps=12, optimizer=OptimizerConfig(warmup=0.1), log_every=12, checkpoint_every=2)
+    with pytest.raises(FloatingPointError, match="train: loss is nan at step 4; lower the learning rate"):
+        run(tmp_path, config=config, loss=broken)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
+
+
+def test_data_that_end_early_are_one_line(tmp_path):
+    data = dataset(epochs=1)
+    batches = len(list(data))
+    assert batches < 12
+    with pytest.raises(InputError) as error:
+        run(tmp_path, data=data)
+    one_line(error, "field 'steps' = 12", f"the data end after {batches} of 12 steps")
+
+
+def test_one_compilation(tmp_path):
+    count = 0
+
+    def counted(model, batch):
+        nonlocal count
+        count += 1
+        return loss_of(model, batch)
+
+    run(tmp_path, loss=counted)
+    assert count == 1
+
+
+@pytest.mark.parametrize("field", ["steps", "log_every", "checkpoint_every"])
+def test_bad_configs_are_refused(field):
+    with pytest.raises(InputError, match=f"field '{field}' = 0: must be at least 1"):
+        TrainConfig(**{field: 0})
+
+
+def test_metrics_are_json_lines(uninterrupted):
+    text = (uninterrupted[0] / "metrics.jsonl").read_text()
+    assert text.endswith("\n") and all(json.loads(line)["step"] for line in text.splitlines())
+    assert jax.device_count() == 8
