@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -158,6 +159,7 @@ def _prepare() -> Progress:
     from jaxprm.runtime import keep_freed_memory
 
     keep_freed_memory()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what a single process does not need
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:

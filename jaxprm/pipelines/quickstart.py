@@ -58,8 +58,8 @@ PARTS = {"policy": Part("policy", 0.0, 0.4), "labels": Part("labels", 0.4, 0.6),
          "development": Part("development", 0.75, 0.85), "test": Part("test", 0.85, 1.0)}
 # Rates at which pass@1 is low, the majority is often wrong, and most problems still have a right answer among 8 samples.
 MISCONCEPTIONS = (
-    Misconception("wrong_operator", 0.60, "*", "large_value"), Misconception("wrong_operator", 0.30, "*", "small_value"),
-    Misconception("off_by_one", 0.15, "+", "wraps"), Misconception("swapped_operand", 0.15, "-", "wraps"),
+    Misconception("wrong_operator", 0.70, "*", "large_value"), Misconception("wrong_operator", 0.45, "*", "small_value"),
+    Misconception("off_by_one", 0.05, "+", "wraps"), Misconception("swapped_operand", 0.05, "-", "wraps"),
     *(Misconception(kind, 0.01) for kind in ("wrong_carry", "wrong_result", "dropped_step", "repeated_step", "wrong_answer")))
 RL_VARIANTS = ("outcome", "sum_form", "min_form")
 
@@ -79,6 +79,8 @@ class Quickstart:
       corpus: solutions in the policy's training text.
       policy: its training.
       label_problems, label_samples: problems, and policy solutions of each, that the reward model learns from.
+      label_corruptions: reference solutions of each of these problems with one planted error. The policy makes few kinds of
+        error, and a reward model that has seen only these learns where the policy errs instead of checking the steps.
       after_error: what a step behind the first error is labelled; "local" asks whether it follows from what stands before it,
         so that every step is a lesson in checking.
       head, objective: of the reward model; it starts from the policy's weights.
@@ -93,7 +95,7 @@ class Quickstart:
     """
 
     seed: int = 0
-    task: ArithmeticTask = ArithmeticTask(min_steps=3, max_steps=6)
+    task: ArithmeticTask = ArithmeticTask(min_steps=3, max_steps=6, modulus=7, largest_operand=6)
     misconceptions: tuple[Misconception, ...] = MISCONCEPTIONS
     test_part: str = "test"
     model: TransformerConfig = TransformerConfig(vocab_size=128, layers=3, context=160)
@@ -102,13 +104,14 @@ class Quickstart:
     row_steps: int = 40
     batch_rows: int = 32
     corpus: int = 40_000
-    policy: TrainConfig = TrainConfig(steps=900, optimizer=OptimizerConfig(learning_rate=3e-3))
+    policy: TrainConfig = TrainConfig(steps=700, optimizer=OptimizerConfig(learning_rate=3e-3))
     label_problems: int = 2000
-    label_samples: int = 8
+    label_samples: int = 6
+    label_corruptions: int = 4
     after_error: AfterError = "local"
     head: HeadConfig = HeadConfig("scalar")
     objective: str = "binary_cross_entropy"
-    reward_model: TrainConfig = TrainConfig(steps=1000, optimizer=OptimizerConfig(learning_rate=2e-3))
+    reward_model: TrainConfig = TrainConfig(steps=900, optimizer=OptimizerConfig(learning_rate=1e-3))
     monte_carlo_solutions: int = 150
     rollouts: int = 8
     test_problems: int = 400
@@ -242,15 +245,32 @@ class _Work:
         return StepEncoder(self.config.step_format, load_tokenizer(place))
 
     def label(self) -> dict:
-        """Solutions of the policy with exact labels from the verifier."""
-        config = self.config
+        """Solutions of the policy, and solutions with planted errors, with exact labels from the verifier."""
+        config, kinds = self.config, self.config.task.kinds
         problems = self.problems("labels", config.label_problems)
         samples = self.sample("sample solutions to label", self.policy(), problems, config.label_samples)
         items = self.labelled("labels", problems, samples)
+        planted = [self.plant(problem, kinds[(place + shift) % len(kinds)], (config.seed, 4, place, shift))
+                   for place, problem in enumerate(problems) for shift in range(config.label_corruptions)]
         write_solutions(self.path / "labels.jsonl", items)
+        write_solutions(self.path / "planted_labels.jsonl", [item for item in planted if item is not None])
         steps = [value for item in items for value in item.labels.values]
         return {"solutions": len(items), "left_out": config.label_problems * config.label_samples - len(items),
-                "labelled_steps": len(steps), "right_steps": float(np.mean(steps))}
+                "planted": sum(item is not None for item in planted), "labelled_steps": len(steps),
+                "right_steps": float(np.mean(steps))}
+
+    def plant(self, problem: Problem, kind: str, key: tuple[int, ...]) -> LabeledSolution | None:
+        """The reference solution with one error of a kind at a random step, labelled; None if the kind fits no step."""
+        task = self.config.task
+        reference = task.solve(problem)
+        for step in np.random.default_rng(key).permutation(len(reference)):
+            steps = task.corrupt(key, problem, reference, kind, int(step))
+            if steps is not None:
+                verdicts = task.judge(problem, steps)
+                solution = Solution(problem, steps, verdicts.answer, verdicts.correct, f"corruptor {kind}")
+                name = "/".join(map(str, key))
+                return LabeledSolution(f"planted/{name}", solution, self.labeler.label(verdicts))
+        return None
 
     def label_by_rollouts(self) -> dict:
         """Monte-Carlo labels of some of the same solutions; what they agree on is computed with the report."""
@@ -270,7 +290,7 @@ class _Work:
     def train_reward_model(self) -> dict:
         """The process reward model, from the exact labels; its backbone starts as the policy's."""
         config, policy = self.config, load_language_model(self.path / "policy")
-        items = list(read_solutions(self.path / "labels.jsonl"))
+        items = [item for name in ("labels", "planted_labels") for item in read_solutions(self.path / f"{name}.jsonl")]
         examples = self.examples(items, policy.encoder)
         model = RewardModel(policy.model.config, config.head, rngs=nnx.Rngs(config.seed))
         start = {name: value for name, value in parameters(policy.model).items() if name.startswith("backbone.")}
@@ -319,24 +339,15 @@ class _Work:
 
     def plant_errors(self) -> dict:
         """Reference solutions of test problems with one error of each kind at a random step, scored."""
-        config, task, rows, items = self.config, self.config.task, [], []
-        for place, problem in enumerate(self.problems(config.test_part, config.planted_problems)):
-            reference = task.solve(problem)
-            for kind in task.kinds:
-                draw = np.random.default_rng((config.seed, 3, place))
-                options = (task.corrupt((config.seed, 3, place), problem, reference, kind, int(step))
-                           for step in draw.permutation(len(reference)))
-                steps = next((option for option in options if option is not None), None)
-                if steps is not None:
-                    verdicts = task.judge(problem, steps)
-                    items.append(Solution(problem, steps, verdicts.answer, verdicts.correct, "corruptor"))
-                    labels = self.labeler.label(verdicts)
-                    rows.append(to_row(LabeledSolution(f"planted/{problem.id}/{kind}", items[-1], labels))
-                                | {"planted_kind": kind})
+        config = self.config
+        items = [(kind, self.plant(problem, kind, (config.seed, 3, place, number)))
+                 for place, problem in enumerate(self.problems(config.test_part, config.planted_problems))
+                 for number, kind in enumerate(config.task.kinds)]
+        items = [(kind, item) for kind, item in items if item is not None]
         loaded = load_reward_model(self.path / "reward_model")
-        scores = StepScorer(loaded.model, loaded.encoder).score(items)
-        _write_rows(self.path / "planted.jsonl",
-                    [row | {"scores": values.tolist()} for row, values in zip(rows, scores, strict=True)])
+        scores = StepScorer(loaded.model, loaded.encoder).score([item.solution for _, item in items])
+        _write_rows(self.path / "planted.jsonl", [to_row(item) | {"planted_kind": kind, "scores": values.tolist()}
+                                                  for (kind, item), values in zip(items, scores, strict=True)])
         return {"solutions": len(items)}
 
     def search(self) -> dict:

@@ -116,9 +116,12 @@ def _policy_numbers(groups: Sequence[Sequence[dict]], mean) -> dict[str, Interva
 
 
 def _agreement(path: Path, rollouts: int, key, resamples: int) -> Agreement:
+    """Rollouts go on from a whole prefix, so their labels are compared with "every step up to here is right"."""
     estimated = list(read_solutions(path / "monte_carlo_labels.jsonl"))
-    exact = {item.id: item.labels.values for item in read_solutions(path / "labels.jsonl")}
-    return label_agreement([item.labels.values for item in estimated], [exact[item.id] for item in estimated],
+    first_error = {item.id: item.labels.first_error for item in read_solutions(path / "labels.jsonl")}
+    exact = [[float(first_error[item.id] < 0 or step < first_error[item.id]) for step in range(len(item.solution.steps))]
+             for item in estimated]
+    return label_agreement([item.labels.values for item in estimated], exact,
                            [item.solution.problem.id for item in estimated], key, threshold=0.5,
                            thresholds=[k / rollouts for k in range(1, rollouts + 1)], resamples=resamples)
 

@@ -43,7 +43,7 @@ def run(model: str | os.PathLike, input: str | os.PathLike, output: str | os.Pat
     totals = [float(aggregate(row, np.ones(len(row), bool), how)) for row in scores]
 
     title = f"Step scores: {Path(input).name}"
-    page = render_solutions(items, scores, aggregates=totals, title=title) if html else None
+    page = render_solutions(items, [row.tolist() for row in scores], aggregates=totals, title=title) if html else None
     with atomic_write(output) as out:
         for row, values, total in zip(rows, scores, totals):
             out.write(dump_row(row | {"scores": _per_step(row["steps"], values), "aggregate": total}) + "\n")

@@ -187,21 +187,21 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress) -> None:
 
 def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) -> tuple[RewardModel, StepEncoder]:
     """The untrained model and its encoder. The seed of the initial parameters is not that of the data order."""
-    rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
     if config.initial_model is None:
         step_format = config.step_format or StepFormat(neutral=config.data.neutral)
         tokenizer = _tokenizer(config, step_format, place, train)
         if tokenizer.vocab_size > config.model.vocab_size:
             raise InputError(f"the tokenizer has {tokenizer.vocab_size} entries", field="model.vocab_size",
                              value=config.model.vocab_size)
-        return RewardModel(config.model, config.head, rngs=rngs), StepEncoder(step_format, tokenizer)
+        return _untrained(config.model, config.head, key), StepEncoder(step_format, tokenizer)
 
     kind = read_config(config.initial_model).get("kind")
     loaded: LoadedModel = (load_language_model if kind == "language_model" else load_reward_model)(config.initial_model)
     if loaded.model.config.context < config.row_tokens:
         raise InputError(f"is more than the initial model's context {loaded.model.config.context}", field="row_tokens",
                          value=config.row_tokens)
-    model = RewardModel(loaded.model.config, config.head, rngs=rngs)
+    model = _untrained(loaded.model.config, config.head, key)
     known = parameters(loaded.model)
     if kind == "reward_model" and loaded.model.head.config != config.head:
         raise InputError(f"the initial model has a {loaded.model.head.config.kind} head", field="head.kind",
@@ -210,6 +210,10 @@ def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) ->
     values = {name: known.get(name, value) for name, value in parameters(model).items()}
     step_format = dataclasses.replace(loaded.encoder.format, neutral=config.data.neutral)
     return with_parameters(model, values), StepEncoder(step_format, loaded.encoder.tokenizer)
+
+
+def _untrained(architecture: TransformerConfig, head: HeadConfig, key: jax.Array) -> RewardModel:
+    return jax.jit(lambda key: RewardModel(architecture, head, rngs=nnx.Rngs(params=key)))(key)  # one compilation
 
 
 def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Sequence[LabeledSolution]) -> Tokenizer:
@@ -290,7 +294,7 @@ def _finish(directory: RunDirectory, config: TrainPRM, info: dict[str, Any], eva
     for row, item in enumerate(held_out.items):
         if item.labels.first_error not in (None, -1):
             shown.setdefault(item.solution.problem.prompt, row)
-    examples = [scored_solution(held_out.items[row], scores[row]) for row in list(shown.values())[:8]]
+    examples = [scored_solution(held_out.items[row], scores[row].tolist()) for row in list(shown.values())[:8]]
     page = render_training_report(f"Training of {directory.path.name}", settings, evaluation,
                                   read_metrics(directory.metrics), measured_on=HELD_OUT, examples=examples)
     with atomic_write(directory.report) as out:

@@ -96,10 +96,9 @@ def test_training_learns_and_logs(uninterrupted):
     assert np.abs(values["table"]).max() > 0.1
 
 
-@pytest.mark.parametrize("kills", [(7,), (4, 11), (1, 2)], ids=str)
-def test_killed_and_resumed_equals_uninterrupted(kills, uninterrupted, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
     """Checkpoints are at 4, 8 and 12. A kill at 7 leaves a metrics line of step 6 that step 4 has not written yet."""
-    for step in kills:
+    for step in (2, 7, 11):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, killed_at(step))
     values = parameters(run(tmp_path))
