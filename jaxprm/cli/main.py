@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import enum
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,25 @@ RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Ru
 GinOption = Annotated[list[str] | None, typer.Option("--gin", metavar="CLASS.FIELD=VALUE", help=(
     "Change a value of the config, also written `--gin.CLASS.FIELD=VALUE`; may be repeated. A text needs quotes: "
     "`--gin.TrainPRM.name='\"a\"'`."))]
+
+
+
+class Neutral(enum.StrEnum):
+    """How a neutral rating counts."""
+
+    good, bad, ignore = "good", "bad", "ignore"
+
+
+class AfterError(enum.StrEnum):
+    """What the steps behind the first wrong one count as."""
+
+    keep, ignore, bad = "keep", "ignore", "bad"
+
+
+class Overlong(enum.StrEnum):
+    """What to do with solutions that do not fit."""
+
+    error, drop = "error", "drop"
 
 
 def _version(value: bool) -> bool:
@@ -89,13 +109,13 @@ def bench(
     data: Annotated[list[Path], typer.Option(metavar="FILE", help="Benchmark file; may be given more than once.")],
     baselines_from: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=(
         "Also fit the baselines (position and length, TF-IDF) on this file; may be given more than once."))] = None,
-    neutral: Annotated[str | None, typer.Option(metavar="good|bad|ignore", help=(
+    neutral: Annotated[Neutral | None, typer.Option(help=(
         "How a neutral rating counts [default: as in the model's training]."))] = None,
-    after_error: Annotated[str, typer.Option(metavar="keep|ignore|bad", help=(
-        "What steps behind the first wrong one count as."))] = "keep",
+    after_error: Annotated[AfterError, typer.Option(help=(
+        "What steps behind the first wrong one count as."))] = AfterError.keep,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps, do not refuse.")] = False,
-    overlong: Annotated[str, typer.Option(metavar="error|drop", help=(
-        "What to do with solutions that are longer than the model's context; dropped ones are counted."))] = "error",
+    overlong: Annotated[Overlong, typer.Option(help=(
+        "What to do with solutions longer than the model's context; dropped ones are counted."))] = Overlong.error,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write every number here.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them here (PNG).")] = None,
 ) -> None:
@@ -106,8 +126,9 @@ def bench(
     progress = _prepare()
     from jaxprm.pipelines import bench as pipeline
 
-    pipeline.run(name, model, data, baselines_from=baselines_from or (), neutral=neutral, after_error=after_error,
-                 drop_empty=drop_empty, overlong=overlong, json_path=json, plot=plot, progress=progress)
+    pipeline.run(name, model, data, baselines_from=baselines_from or (),
+                 neutral=neutral and neutral.value, after_error=after_error.value, drop_empty=drop_empty,
+                 overlong=overlong.value, json_path=json, plot=plot, progress=progress)
 
 
 @app.command()

@@ -105,7 +105,9 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
         with atomic_write(json_path) as out:
             json.dump(to_json(results), out, indent=2, ensure_ascii=False, allow_nan=False)
             out.write("\n")
-    Console().print(_table(sets))
+    console = Console(markup=False)
+    for file, result in sets.items():
+        console.print(_table(file, result))
     return results
 
 
@@ -163,22 +165,24 @@ def _evaluate(system: _System, items: Sequence[LabeledSolution], encoded: Sequen
     return evaluate_steps(predictions, RESAMPLING_KEY, calibration=system.calibration)
 
 
-def _table(sets: dict[str, Any]) -> Table:
-    table = Table(title="step benchmark: value [95 % interval]")
-    for column in ("set", "system", "AUROC", "within position", "F1 at 0.5 (error / clean)",
-                   "F1 at chosen threshold (error / clean)", "ECE"):
-        table.add_column(column, overflow="fold")
-    for file, result in sets.items():
-        labels, counts = result["labels"], result["counts"]
-        name = (f"{_short(file)}\n{labels.solutions:,} solutions, {labels.problems:,} problems\nleft out: "
-                f"{counts['unlabeled']:,} unlabelled, {counts['overlong']:,} too long")
-        for system, value in result["systems"].items():
-            first = [f"{_text(row.f1)} ({row.acc_error.mean:.2f} / {row.acc_clean.mean:.2f})"
-                     for row in value.first_error]
-            table.add_row(name, system, _text(value.auroc), _text(value.auroc_within_position), first[0],
-                          first[1] if len(first) > 1 else "-", _text(value.ece))
-            name = ""
-        table.add_section()
+def _table(file: str, result: dict[str, Any]) -> Table:
+    """One set: a column per system, so that it fits a narrow terminal."""
+    labels, counts, systems = result["labels"], result["counts"], result["systems"]
+    table = Table(title=f"{_short(file)}: {labels.solutions:,} solutions of {labels.problems:,} problems "
+                        f"(left out: {counts['unlabeled']:,} unlabelled, {counts['overlong']:,} too long)",
+                  caption="value [95 % interval]", title_justify="left", caption_justify="left")
+    table.add_column("")
+    for system in systems:
+        table.add_column(system, overflow="fold")
+    values = list(systems.values())
+    table.add_row("AUROC", *(_text(value.auroc) for value in values))
+    table.add_row("AUROC within position", *(_text(value.auroc_within_position) for value in values))
+    for index, name in enumerate(("first-error F1 at 0.5", "first-error F1 at chosen threshold")):
+        rows = [value.first_error[index] if index < len(value.first_error) else None for value in values]
+        table.add_row(name, *("-" if row is None else _text(row.f1) for row in rows))
+        table.add_row("  errors found / clean passed", *(
+            "-" if row is None else f"{row.acc_error.mean:.2f} / {row.acc_clean.mean:.2f}" for row in rows))
+    table.add_row("ECE", *(_text(value.ece) for value in values))
     return table
 
 

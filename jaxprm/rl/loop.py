@@ -150,7 +150,7 @@ class Reinforcer:
         gradient, loss = jax.grad(total, has_aux=True)(state.parameters)
         updates, optimizer_state = self.optimizer.update(gradient, state.optimizer_state, state.parameters)
         steps = mask.sum(axis=1)
-        metrics = {"loss": loss.mean(), "gradient_norm": optax.global_norm(gradient), **loss.metric_means(),
+        metrics = {"loss": loss.mean(), "gradient_norm": optax.tree.norm(gradient), **loss.metric_means(),
                    "outcome": outcomes.mean(), "step_reward": jnp.where(mask, rewards, 0).sum() / jnp.maximum(mask.sum(), 1),
                    "worst_step": jnp.where(mask, rewards, 1.0).min(axis=1).mean(), "steps": steps.mean(),
                    "tokens": samples.lengths.mean(), "unfinished": 1.0 - rows.complete.mean()}

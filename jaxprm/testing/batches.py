@@ -37,7 +37,8 @@ def random_solutions(seed: int | tuple[int, ...], count: int, vocab_size: int = 
     return found
 
 
-def pack_solutions(solutions: Sequence[EncodedSolution], per_row: int, tokens: int, steps: int, rows: int | None = None) -> StepBatch:
+def pack_solutions(solutions: Sequence[EncodedSolution], per_row: int, tokens: int, steps: int,
+                   rows: int | None = None) -> StepBatch:
     """``per_row`` solutions behind each other in every row, in order; ``per_row = 1`` gives one per row.
 
     A label that is ``None`` becomes ``label_mask`` False. Rows beyond the solutions are empty.

@@ -18,8 +18,8 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 def tiny_config(**changes: Any) -> TransformerConfig:
     """Two layers of width 16, four query heads on two key/value heads of size 8, 20 tokens, context 64."""
-    return TransformerConfig(**{**dict(vocab_size=20, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=24, context=64),
-                                **changes})
+    return TransformerConfig(**{**dict(vocab_size=20, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=24,
+                                        context=64), **changes})
 
 
 def random_model(build: Callable[[], Model], seed: int, deviation: float = 0.3) -> Model:

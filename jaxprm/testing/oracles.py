@@ -81,7 +81,8 @@ def filtered(logits: Sequence[float] | np.ndarray, temperature: float, top_k: in
 
 def split_steps(prompt: Sequence[int], generated: Sequence[int], separator_id: int, end_id: int,
                 read_back: int) -> tuple[list[int], list[int]]:
-    """What `jaxprm.generation.solution_rows` finds in one row: (column of each step's read-out, step of each generated token)."""
+    """What `jaxprm.generation.solution_rows` finds in one row: (column of each step's read-out, step of each
+    generated token)."""
     ends, owner, open_tokens = [], [], 0
     for column, token in enumerate(generated, len(prompt)):
         owner.append(len(ends))

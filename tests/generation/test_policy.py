@@ -72,8 +72,8 @@ def test_a_prefix_that_leaves_no_room_is_refused(model, encoder):
     policy = LocalPolicy(model, encoder, limit=20, batch_rows=4)
     with pytest.raises(InputError) as error:
         policy.continue_ids(jax.random.key(0), [[1] * 12, [1] * 13], 1)
-    assert str(error.value) == ("field 'prefix': needs 13 tokens; context 32 less limit 20 leaves 12; use a model with a longer "
-                                "context")
+    assert str(error.value) == ("field 'prefix': needs 13 tokens; context 32 less limit 20 leaves 12; use a model with "
+                                "a longer context")
     with pytest.raises(InputError, match="field 'limit' = 0: must be at least 1"):
         LocalPolicy(model, encoder, limit=0)
 

@@ -13,7 +13,8 @@ from jaxprm.generation import Samples, solution_rows
 from jaxprm.testing.oracles import split_steps
 
 SEPARATOR, END, PROMPT, ROOM, STEPS = 3, 2, 4, 8, 4
-run_rows = jax.jit(functools.partial(solution_rows, separator_id=SEPARATOR, end_id=END, steps=STEPS), static_argnames="read_back")
+run_rows = jax.jit(functools.partial(solution_rows, separator_id=SEPARATOR, end_id=END, steps=STEPS),
+                   static_argnames="read_back")
 
 
 def rows_of(prompts, generated, read_back=0):
@@ -43,7 +44,8 @@ def check(prompts, generated, read_back):
         assert found.batch.segment_ids[row].tolist() == [int(c < size) for c in range(whole)]
         assert found.batch.positions[row].tolist() == list(range(whole))
         closing = {end + read_back for end in ends}
-        assert found.batch.tokens[row].tolist() == [SEPARATOR if c in closing else t for c, t in enumerate(found.tokens[row].tolist())]
+        written = found.tokens[row].tolist()
+        assert found.batch.tokens[row].tolist() == [SEPARATOR if c in closing else t for c, t in enumerate(written)]
         expected = np.zeros(whole, np.float32)
         expected[len(prompt) : size] = -1.0 - np.arange(len(ids)) - 10 * row
         np.testing.assert_array_equal(found.log_probs[row], expected)

@@ -126,7 +126,8 @@ def test_frequencies_match_probabilities():
     policy = scripted_policy(table)
     count = 4000
     draw = lambda config, seed: np.bincount(np.asarray(run_sample(  # noqa: E731
-        policy, jax.random.key(seed), *padded([[1]], 1), width=count, limit=1, config=config, end_id=0).tokens)[:, 0], minlength=5)
+        policy, jax.random.key(seed), *padded([[1]], 1), width=count, limit=1, config=config,
+        end_id=0).tokens)[:, 0], minlength=5)
     assert scipy.stats.chisquare(draw(SamplingConfig(), 0), count * probabilities).pvalue > 0.001
     kept = draw(SamplingConfig(top_p=0.75), 1)
     assert not kept[:3].any()

@@ -127,8 +127,9 @@ def test_rules_refuse_two_axes_on_one_mesh_axis():
         ShardingRules().spec(("batch", "embed"))
 
 
-@pytest.mark.parametrize("sizes, message", [((3, 1, 1), "does not cover the 8 devices"), ((-1, -1, 1), "at most one size may be -1"),
-                                            ((0, 1, 1), "at most one size"), ((-1, 16, 1), "does not cover the 8 devices")])
+@pytest.mark.parametrize("sizes, message", [
+    ((3, 1, 1), "does not cover the 8 devices"), ((-1, -1, 1), "at most one size may be -1"), ((0, 1, 1), "at most one size"),
+    ((-1, 16, 1), "does not cover the 8 devices")])
 def test_meshes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(InputError, match=message):
         make_mesh(*sizes)

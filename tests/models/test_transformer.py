@@ -163,8 +163,8 @@ def test_parameters_round_trip_and_misfits_are_listed():
                                 "extra, backbone.embedding has shape (3, 3), expected (20, 16)")
 
 
-@pytest.mark.parametrize("field, value", [("kv_heads", 3), ("head_dim", 7), ("layers", 0), ("rope_theta", 0.0), ("norm_eps", -1.0),
-                                          ("dtype", "float16"), ("remat", "some")])
+@pytest.mark.parametrize("field, value", [("kv_heads", 3), ("head_dim", 7), ("layers", 0), ("rope_theta", 0.0),
+                                          ("norm_eps", -1.0), ("dtype", "float16"), ("remat", "some")])
 def test_bad_configs_are_refused(field, value, without_type_checks):
     with pytest.raises(InputError, match=f"field '{field}' = "):
         tiny_config(**{field: value})

@@ -28,7 +28,8 @@ def begin(model, rng):
     tokens = np.zeros((PROBLEMS, PROMPT), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
-    state = run_start(model, jnp.asarray(tokens), jnp.asarray([len(p) for p in prompts], jnp.int32), width=WIDTH, capacity=CAPACITY)
+    lengths = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
+    state = run_start(model, jnp.asarray(tokens), lengths, width=WIDTH, capacity=CAPACITY)
     return state, [(list(prompts[row // WIDTH]), []) for row in range(ROWS)]
 
 

@@ -71,9 +71,10 @@ def test_bucket_sizes():
 
 @pytest.mark.parametrize("steps, message", [
     (("w1", ""), "row 2: field 'step': is an empty step; drop empty steps"),
-    (("w1\nw2",), r"row 2: field 'step': contains the separator '\n'; split it there, or replace the separator inside the step"),
-    (("w1",) * 23, "row 2: field 'steps': needs 50 tokens, the model's context is 48; split the solution, or use a model with a "
-                   "longer context"),
+    (("w1\nw2",), r"row 2: field 'step': contains the separator '\n'; split it there, or replace the separator inside "
+                  "the step"),
+    (("w1",) * 23, "row 2: field 'steps': needs 50 tokens, the model's context is 48; split the solution, or use a model "
+                   "with a longer context"),
 ])
 def test_a_solution_that_cannot_be_scored_names_its_row(scorer, steps, message):
     problem = Problem("p", "w1 w2")

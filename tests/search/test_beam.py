@@ -257,7 +257,8 @@ def test_fixed_by_the_seed(random_models):
 
 def test_the_order_of_problems_does_not_matter(random_models):
     config, order = dataclasses.replace(RANDOM, sampling=GREEDY), np.array([2, 0, 1])
-    plain, mixed = (jax.device_get(SEARCH(*random_models, jax.random.key(0), *random_prompts(o), config)) for o in ((0, 1, 2), order))
+    run = lambda order: jax.device_get(SEARCH(*random_models, jax.random.key(0), *random_prompts(order), config))  # noqa: E731
+    plain, mixed = run((0, 1, 2)), run(order)
     for new, old in enumerate(order.tolist()):
         assert chosen_ids(mixed, new) == chosen_ids(plain, old)
     for name in ("value", "finished", "policy_tokens", "reward_tokens"):

@@ -92,8 +92,8 @@ def test_a_separator_that_the_tokenizer_splits_is_refused():
     with pytest.raises(InputError) as error:
         StepEncoder(StepFormat(separator="+="), CHARACTERS)
     ids = CHARACTERS.encode("+=")
-    assert str(error.value) == (f"field 'separator' = '+=': the tokenizer splits it into 2 tokens {ids}; train the tokenizer with "
-                                "the separator as a symbol, or choose another separator")
+    assert str(error.value) == (f"field 'separator' = '+=': the tokenizer splits it into 2 tokens {ids}; train the tokenizer "
+                                "with the separator as a symbol, or choose another separator")
 
 
 @pytest.mark.parametrize("field", ["begin_token", "end_token"])
@@ -113,8 +113,8 @@ def test_bad_formats_are_refused(changes, field, without_type_checks):
 
 def test_every_text_field_changes_the_ids():
     plain = StepEncoder(StepFormat(), CHARACTERS).encode("a", ["b"])
-    for changes in (dict(prompt_prefix="c"), dict(prompt_suffix="c"), dict(begin=False), dict(begin_token="c"), dict(separator="c"),
-                    dict(readout="before")):
+    for changes in (dict(prompt_prefix="c"), dict(prompt_suffix="c"), dict(begin=False), dict(begin_token="c"),
+                    dict(separator="c"), dict(readout="before")):
         assert StepEncoder(StepFormat(**changes), CHARACTERS).encode("a", ["b"]) != plain, changes
 
 
@@ -136,8 +136,8 @@ def test_ids_equal_trl(shared):
         special = golden["tokenizers"][name]
         begin, end = (tokenizer.decode([special[kind]]) if special.get(kind) is not None else None
                       for kind in ("bos_token_id", "eos_token_id"))
-        encoder = StepEncoder(StepFormat(prompt_suffix="", separator=separator, begin=begin is not None, begin_token=begin or "",
-                                         end_token=end), tokenizer)
+        encoder = StepEncoder(StepFormat(prompt_suffix="", separator=separator, begin=begin is not None,
+                                         begin_token=begin or "", end_token=end), tokenizer)
         example = golden["examples"][case["inputs"]["example"]]
         if any(not step.strip() or separator in step for step in example["completions"]):
             with pytest.raises(InputError):

@@ -44,7 +44,8 @@ def test_files_round_trip(make, tmp_path):
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)
     assert type(again) is type(tokenizer) and isinstance(again, Tokenizer)
-    assert again.fingerprint == tokenizer.fingerprint == hashlib.sha256((tmp_path / tokenizer.file_name).read_bytes()).hexdigest()
+    written = (tmp_path / tokenizer.file_name).read_bytes()
+    assert again.fingerprint == tokenizer.fingerprint == hashlib.sha256(written).hexdigest()
     assert again.encode("a b\nb") == tokenizer.encode("a b\nb") and again.vocab_size == tokenizer.vocab_size
     assert load_tokenizer(tmp_path / tokenizer.file_name).fingerprint == tokenizer.fingerprint
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from jaxprm.data.pipeline import StepDataset
 from jaxprm.errors import InputError
 from jaxprm.models import parameters
 from jaxprm.objectives import Loss, binary_cross_entropy
-from jaxprm.progress import SilentProgress
-from jaxprm.testing import random_solutions
+from jaxprm.testing import KilledAt, random_solutions
 from jaxprm.training import OptimizerConfig, TrainConfig, fit, read_metrics
 
 RUN = {"config": "abc"}
@@ -39,35 +37,6 @@ def loss_of(model, batch):
 def dataset(epochs=None):
     examples = [step_example(s.ids, [end - 1 for end in s.step_ends], s.labels) for s in random_solutions(0, 40)]
     return StepDataset(examples, row_tokens=40, row_steps=8, batch_rows=4, seed=1, epochs=epochs)
-
-
-class KilledAt(SilentProgress):
-    """Dies when the given step has been computed, before anything of it is logged or saved."""
-
-    def __init__(self, step):
-        self.left = step
-
-    def stage(self, name, total=None, unit="steps", completed=0):
-        self.left -= completed
-        return super().stage(name, total, unit, completed)
-
-    def advance(self, *args, **fields):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return False
-
-
-def killed_at(step):
-    progress = KilledAt(step)
-    begin = progress.stage
-    progress.stage = lambda *args, **kwargs: (begin(*args, **kwargs), progress)[1]
-    return progress
 
 
 def run(directory, progress=None, config=CONFIG, identity=RUN, loss=loss_of, data=None):
@@ -100,7 +69,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
     """Checkpoints are at 4, 8 and 12. A kill at 7 leaves a metrics line of step 6 that step 4 has not written yet."""
     for step in (2, 7, 11):
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, killed_at(step))
+            run(tmp_path, KilledAt(step))
     values = parameters(run(tmp_path))
     for name, value in uninterrupted[1].items():
         np.testing.assert_array_equal(values[name], value)
@@ -111,7 +80,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
 def test_a_finished_run_is_read_back_without_training(uninterrupted, tmp_path):
     directory, values = uninterrupted
     shutil.copytree(directory, tmp_path / "copy")
-    again = run(tmp_path / "copy", killed_at(1))
+    again = run(tmp_path / "copy", KilledAt(1))
     for name, value in values.items():
         np.testing.assert_array_equal(parameters(again)[name], value)
 
@@ -187,4 +156,3 @@ def test_bad_configs_are_refused(field):
 def test_metrics_are_json_lines(uninterrupted):
     text = (uninterrupted[0] / "metrics.jsonl").read_text()
     assert text.endswith("\n") and all(json.loads(line)["step"] for line in text.splitlines())
-    assert jax.device_count() == 8

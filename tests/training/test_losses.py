@@ -41,7 +41,8 @@ def test_step_loss_is_the_weighted_mean_over_judged_steps():
     terms, weights = [], []
     for index, solution in enumerate(SOLUTIONS):
         hidden = decoder_hidden(model.config, values, solution.ids)[list(solution.step_ends)]
-        for logit, label in zip(hidden @ np.asarray(values["head.kernel"])[:, 0] + np.asarray(values["head.bias"])[0], solution.labels):
+        logits = hidden @ np.asarray(values["head.kernel"])[:, 0] + np.asarray(values["head.bias"])[0]
+        for logit, label in zip(logits, solution.labels):
             if label is not None:
                 terms.append(np.log1p(np.exp(-logit if label else logit)))
                 weights.append(1.0 + index)

@@ -8,34 +8,10 @@ from jaxprm.data.examples import step_example
 from jaxprm.data.pipeline import StepDataset
 from jaxprm.models import make_mesh, parameter_shardings, parameters
 from jaxprm.objectives import binary_cross_entropy
-from jaxprm.testing import random_solutions, tiny_config, tiny_reward_model
+from jaxprm.testing import KilledAt, random_solutions, tiny_config, tiny_reward_model
 from jaxprm.training import OptimizerConfig, TrainConfig, fit, read_metrics, step_loss
 
 CONFIG = TrainConfig(steps=6, optimizer=OptimizerConfig(learning_rate=0.01), log_every=1, checkpoint_every=2)
-
-
-class Killed:
-    """A progress that dies after the given number of steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def stage(self, *args, **kwargs):
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return False
-
-    def advance(self, *args, **fields):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
-
-    def log(self, message):
-        pass
 
 
 def train(directory, mesh, progress=None):
@@ -49,14 +25,15 @@ def test_sharded_and_resumed(tmp_path):
     mesh = make_mesh(2, 2, 2)
     whole = train(tmp_path / "whole", mesh)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "killed", mesh, Killed(5))
+        train(tmp_path / "killed", mesh, KilledAt(5))
     resumed = train(tmp_path / "killed", mesh)
     for name, value in parameters(whole).items():
         assert value.sharding == parameter_shardings([name], mesh)[name]
         assert parameters(resumed)[name].sharding == value.sharding
         np.testing.assert_array_equal(jax.device_get(parameters(resumed)[name]), jax.device_get(value), err_msg=name)
     single = train(tmp_path / "single", None)
-    losses = {name: [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "killed", "single")}
+    losses = {name: [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]
+              for name in ("whole", "killed", "single")}
     assert losses["whole"] == losses["killed"] and len(losses["whole"]) == 6
     np.testing.assert_allclose(losses["whole"], losses["single"], rtol=1e-4)
     for name, value in parameters(single).items():

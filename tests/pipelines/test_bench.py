@@ -1,0 +1,113 @@
+"""``jaxprm bench steps``: numbers of models and baselines on the same rows."""
+
+import json
+
+import pytest
+
+from jaxprm.data.solutions import split_by_problem
+from jaxprm.evaluation import StepPredictions, evaluate_steps
+from jaxprm.hub import load_reward_model, save_model
+from jaxprm.pipelines import bench
+from jaxprm.pipelines.bench import run
+from jaxprm.progress import SilentProgress
+from jaxprm.records import read_solutions
+from jaxprm.scoring.scorer import StepScorer
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """The intervals have tests of their own."""
+    monkeypatch.setattr(bench, "evaluate_steps", lambda *args, **named: evaluate_steps(*args, resamples=20, **named))
+
+
+@pytest.fixture
+def data(toy, tmp_path):
+    """Other problems than the model was trained on; one row without labels."""
+    rows = [row | {"problem": row["problem"].replace("Add", "Take")} for row in toy.rows(12, seed=9)]
+    return toy.write(tmp_path / "bench.jsonl", [*rows, {"problem": "Add .", "steps": ["so"], "labels": None}])
+
+
+def test_numbers_of_a_model(toy, trained, data, tmp_path, capsys):
+    out, plot = tmp_path / "out.json", tmp_path / "plots" / "out.png"
+    assert toy.call("bench", "steps", "--model", trained, "--data", data, "--json", out, "--plot", plot) == 0
+    results = json.loads(out.read_text())
+    found = results["sets"][str(data)]
+    assert found["counts"] == {"rows": 49, "unlabeled": 1, "empty_steps": 0, "overlong": 0}
+    assert found["labels"]["solutions"] == 48 and results["neutral"] == "good"
+    value = found["systems"][str(trained)]
+
+    loaded = load_reward_model(trained)
+    items = [item for item in read_solutions(data) if item.labels is not None]
+    scores = StepScorer(loaded.model, loaded.encoder).score([item.solution for item in items])
+    expected = evaluate_steps(StepPredictions.from_solutions(items, scores), 0, resamples=20)
+    assert value["auroc"]["mean"] == pytest.approx(expected.auroc.mean, abs=1e-6)
+    assert value["judged"] == 72 and value["auroc"]["mean"] > 0.95  # 6 distinct prefixes per problem
+    fixed, chosen = value["first_error"]
+    assert fixed["threshold"] == 0.5 and fixed["chosen_on"] == "fixed" and fixed["erroneous"] == 24
+    assert chosen["threshold"] == loaded.info["threshold"]["value"]
+    assert chosen["chosen_on"] == "held-out problems of the training files"
+    printed = capsys.readouterr().out
+    assert "48 solutions of 12 problems (left out: 1 unlabelled, 0 too" in printed
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_baselines_beside_it(trained, labelled, data):
+    results = run("steps", [trained], [data], baselines_from=[labelled], progress=SilentProgress())
+    systems = results["sets"][str(data)]["systems"]
+    assert list(systems) == [str(trained), "position and length (causal)", "position and length", "TF-IDF"]
+    assert systems["TF-IDF"].auroc.mean > 0.99  # "oops" says it all
+    assert 0.3 < systems["position and length (causal)"].auroc_within_position.mean < 0.9
+    for name in list(systems)[1:]:
+        assert systems[name].first_error[1].chosen_on == "held-out problems of the files it was fitted on"
+    # Fitted on the problems that the model was trained on, not on those it held out.
+    train, _ = split_by_problem(read_solutions(labelled), 0.3)
+    from jaxprm.evaluation import fit_tfidf
+    assert fit_tfidf(train).examples == 6 * len(train) // 4
+
+
+def test_rows_that_are_too_long(toy, trained, tmp_path, capsys):
+    rows = toy.rows(6)
+    rows[2]["steps"][-1] += " so" * 90
+    data = toy.write(tmp_path / "long.jsonl", rows)
+    assert toy.call("bench", "steps", "--model", trained, "--data", data) == 2
+    assert "long.jsonl:3: field 'steps': has" in capsys.readouterr().err
+    results = run("steps", [trained], [data], overlong="drop", progress=SilentProgress())
+    found = results["sets"][str(data)]
+    assert found["counts"]["overlong"] == 1 and found["systems"][str(trained)].solutions == 23
+
+
+def test_policies(toy, trained, data, tmp_path):
+    loaded = load_reward_model(trained)
+    results = run("steps", [trained], [data], neutral="bad", progress=SilentProgress())
+    good = run("steps", [trained], [data], progress=SilentProgress())
+    right = [value["sets"][str(data)]["systems"][str(trained)].right for value in (good, results)]
+    assert right == [pytest.approx(4 / 6), pytest.approx(3 / 6)]
+    import dataclasses
+
+    from jaxprm.steps import StepEncoder
+    encoder = StepEncoder(dataclasses.replace(loaded.encoder.format, neutral="ignore"), loaded.encoder.tokenizer)
+    other = save_model(tmp_path / "other", loaded.model, encoder, {})
+    systems = run("steps", [trained, other], [data], neutral="good", progress=SilentProgress())["sets"][str(data)]
+    assert len(systems["systems"][str(other)].first_error) == 1  # nothing is known about its threshold
+    assert toy.call("bench", "steps", "--model", trained, "--model", other, "--data", data) == 2
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["rewards", "--model", "{model}", "--data", "{data}"], "value 'rewards': no such benchmark; known: steps"),
+    (["steps", "--model", "{model}", "--data", "absent.jsonl"], "absent.jsonl: no such file"),
+    (["steps", "--model", "absent", "--data", "{data}"], "absent: no such directory"),
+    (["steps", "--model", "{model}", "--data", "{data}", "--overlong", "truncate"], "Invalid value for '--overlong'"),
+    (["steps", "--model", "{model}", "--data", "{data}", "--neutral", "fine"], "Invalid value for '--neutral'"),
+    (["steps", "--model", "{model}", "--data", "{data}", "--after-error", "x"], "Invalid value for '--after-error'"),
+    (["steps", "--model", "{model}", "--data", "{bad}"], "bad.jsonl:1: field 'labels': has 1 labels for 2 steps"),
+    (["steps", "--model", "{model}", "--data", "{unlabelled}"], "no usable solutions (1 rows, 1 of them without"),
+    (["steps", "--model", "{model}", "--data", "{data}", "--baselines-from", "absent"], "absent: no such file"),
+])
+def test_bad_input(toy, trained, data, tmp_path, capfd, arguments, message):
+    bad = toy.write(tmp_path / "bad.jsonl", [{"problem": "x", "steps": ["a", "b"], "labels": [1]}])
+    unlabelled = toy.write(tmp_path / "unlabelled.jsonl", [{"problem": "x", "steps": ["a", "b"]}])
+    out = tmp_path / "out.json"
+    filled = [part.format(model=trained, data=data, bad=bad, unlabelled=unlabelled) for part in arguments]
+    assert toy.call("bench", *filled, "--json", out) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error and not out.exists()
