@@ -120,7 +120,8 @@ class Quickstart:
     planted_problems: int = 100
     limit: int = 56
     beam: BeamConfig = BeamConfig(beam_width=2, expansions=4, max_steps=9, max_step_tokens=12)
-    reinforce: ReinforceConfig = ReinforceConfig(updates=16, problems=24, max_steps=9)
+    reinforce: ReinforceConfig = ReinforceConfig(updates=16, problems=24, max_steps=9, optimizer=OptimizerConfig(
+        learning_rate=5e-4, weight_decay=0.0))
     resamples: int = 1000
 
     def __post_init__(self):

@@ -21,22 +21,22 @@ VOTES: tuple[str, ...] = get_args(Vote)
 NO_ANSWER = -1
 
 
-def majority(answers: Sequence[Hashable]) -> Hashable:
+def majority(answers: Sequence[Hashable] | np.ndarray) -> Hashable:
     """The most frequent answer (self-consistency, Wang et al. 2022)."""
     return _answer(answers, np.zeros(len(answers)), "majority")
 
 
-def best(answers: Sequence[Hashable], scores) -> Hashable:
+def best(answers: Sequence[Hashable] | np.ndarray, scores) -> Hashable:
     """The answer of the candidate with the highest score (best-of-N)."""
     return _answer(answers, scores, "best")
 
 
-def weighted(answers: Sequence[Hashable], scores) -> Hashable:
+def weighted(answers: Sequence[Hashable] | np.ndarray, scores) -> Hashable:
     """The answer with the largest sum of scores over its candidates; scores must not be negative."""
     return _answer(answers, scores, "weighted")
 
 
-def select_at(answers: Sequence[Sequence[Hashable]], scores, n: int, how: Vote) -> Int[np.ndarray, " problems"]:
+def select_at(answers: Sequence[Sequence[Hashable]] | np.ndarray, scores, n: int, how: Vote) -> Int[np.ndarray, " problems"]:
     """Which of the first `n` candidates of each problem is chosen: one point of an accuracy-against-N curve.
 
       In:   answers [["4", "6", "6"]], scores [[.9, .3, .4]], n = 3
@@ -65,7 +65,7 @@ def select_at(answers: Sequence[Sequence[Hashable]], scores, n: int, how: Vote) 
     return _select(ids[:, :n], scores[:, :n], how)
 
 
-def answer_ids(answers: Sequence[Hashable]) -> Int[np.ndarray, " N"]:
+def answer_ids(answers: Sequence[Hashable] | np.ndarray) -> Int[np.ndarray, " N"]:
     """Equal answers get equal ids, numbered by first appearance; None gets -1.
 
       In:   ["6", None, "4", "6"]

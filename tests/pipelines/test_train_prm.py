@@ -134,7 +134,7 @@ models.TransformerConfig:
 loop.TrainConfig:
     steps = {steps}
     log_every = 1
-    checkpoint_every = 20
+    checkpoint_every = 40
     optimizer = @optimizer.OptimizerConfig()
 optimizer.OptimizerConfig.learning_rate = 1e-3
 """
@@ -142,7 +142,7 @@ optimizer.OptimizerConfig.learning_rate = 1e-3
 
 def test_a_killed_process_goes_on_bit_for_bit(labelled, tmp_path):
     config = tmp_path / "tiny.gin"
-    config.write_text(GIN.format(file=labelled, steps=2000))
+    config.write_text(GIN.format(file=labelled, steps=240))
     environment = os.environ | {"JAXPRM_CACHE": str(tmp_path / "cache"), "JAX_NUM_CPU_DEVICES": "1"}
 
     def command(run, *more):

@@ -34,7 +34,7 @@ def problems_of(index):
 
 
 def starts_with_a(problem, steps):
-    return steps[0].startswith("a")
+    return bool(steps) and steps[0].startswith("a")
 
 
 def rollout(worker, policy, key=0):
