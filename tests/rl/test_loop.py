@@ -88,14 +88,6 @@ def test_outcome_credit_teaches_what_the_verifier_rewards(tmp_path):
     assert np.mean(curve[:3]) < 0.4 and np.mean(curve[-3:]) > 0.8
 
 
-def test_min_form_raises_the_worst_step(tmp_path):
-    policy, rewards = models()
-    config = dataclasses.replace(CONFIG, updates=40, samples=16, kl_coefficient=0.0, checkpoint_every=40)
-    reinforce(policy, rewards, ENCODER, problems_of, starts_with_a, config, tmp_path, jax.random.key(0), run={})
-    curve = [line["worst_step"] for line in read_metrics(tmp_path / "metrics.jsonl")]
-    assert np.mean(curve[-5:]) > np.mean(curve[:5]) + 0.2
-
-
 def test_kl_holds_the_policy_near_its_start(tmp_path):
     policy, rewards = models()
     moved = []
