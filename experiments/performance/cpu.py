@@ -77,7 +77,7 @@ def main() -> None:
     compiled, seconds, busy = best_seconds(step, repeats=options.repeats)
     size = sum(value.size for value in parameters(policy).values())
     found = {"devices": jax.device_count(), "memory_kept": kept, "parameters": size, "gemm_gflops": peak / 1e9,
-             "train": {"tokens_per_second": rows * tokens / seconds, "first_call_seconds": compiled,
+             "train": {"tokens_per_second": rows * tokens / seconds, "first_call_seconds": compiled, "cpu_seconds": busy,
                        "share_of_peak": 3 * forward * rows * tokens / seconds / peak}}
     solutions = pad_solutions([([1] * tokens, range(7, tokens, 8))] * rows, tokens, tokens // 8)
     compiled, seconds, busy = best_seconds(jax.jit(score_steps), reward, solutions, repeats=options.repeats)

@@ -128,7 +128,7 @@ def edit(saved, **sections):
     ({"transformer": {"vocab_size": 5}}, "field 'transformer.vocab_size' = 5: the tokenizer has 300 entries"),
     ({"info": [1]}, "field 'info' = [1]: must be a JSON object"),
 ])
-def test_configs_that_do_not_fit(saved, change, message):
+def test_configs_that_do_not_fit(saved, change, message, without_type_checks):
     edit(saved, **change)
     with pytest.raises(InputError) as caught:
         load_reward_model(saved)
