@@ -33,7 +33,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--plain-matmul", action="store_true", help="JAX's own backward pass for projections")
     parser.add_argument("--rolled", action="store_true", help="keep the loop over layers rolled")
     parser.add_argument("--return-memory", action="store_true", help="let glibc unmap freed buffers, as it does by default")
     options = parser.parse_args()
@@ -44,13 +43,11 @@ def main() -> None:
     from flax import nnx
 
     from jaxprm.generation import SamplingConfig, sample
-    from jaxprm.models import HeadConfig, LanguageModel, RewardModel, TransformerConfig, linear, parameters, transformer
+    from jaxprm.models import HeadConfig, LanguageModel, RewardModel, TransformerConfig, parameters, transformer
     from jaxprm.scoring import score_steps
     from jaxprm.steps import pad_solutions
     from jaxprm.training import OptimizerConfig, initial_state, language_model_loss, make_train_step
 
-    if options.plain_matmul:
-        linear._matmul = jnp.matmul
     if options.rolled:
         transformer._UNROLLED_LAYERS = 0
     config = TransformerConfig(vocab_size=96, width=options.width, layers=options.layers, mlp_dim=3 * options.width,

@@ -1,34 +1,13 @@
-"""The matrix product of every projection, with a backward pass that XLA runs without transposing activations."""
+"""The matrix product of every projection, on one device and on a mesh."""
 
 from __future__ import annotations
 
 import math
 
-import jax
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxprm.models.sharding import gathered, has_mesh, out_sharding, whole_width
-
-
-@jax.custom_vjp
-def _matmul(x: Float[Array, "M D"], weight: Float[Array, "D F"]) -> Float[Array, "M F"]:
-    return x @ weight
-
-
-def _matmul_forward(x, weight):
-    return x @ weight, (x, weight)
-
-
-def _matmul_backward(saved, gradient):
-    # JAX's own rule writes the weight gradient as (gradient^T x)^T; on CPU XLA then materialises the transposed activations
-    # (a strided copy as slow as the product itself). Contracting the rows of both operands needs no copy.
-    x, weight = saved
-    return (lax.dot_general(gradient, weight, (((1,), (1,)), ((), ()))),
-            lax.dot_general(x, gradient, (((0,), (0,)), ((), ()))))
-
-
-_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def project(x: Float[Array, "B T ..."], weight: Float[Array, "..."], axes: tuple[str | None, ...],
@@ -47,4 +26,4 @@ def project(x: Float[Array, "B T ..."], weight: Float[Array, "..."], axes: tuple
         return lax.dot_general(x, weight, (contract, ((), ())),
                                out_sharding=out_sharding("batch", None, *whole_width(axes[inputs:])))
     size = math.prod(weight.shape[:inputs])
-    return _matmul(x.reshape(-1, size), weight.reshape(size, -1)).reshape(*lead, *tail)
+    return (x.reshape(-1, size) @ weight.reshape(size, -1)).reshape(*lead, *tail)
