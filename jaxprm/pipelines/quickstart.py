@@ -28,6 +28,7 @@ from jaxprm.generation.policy import LocalPolicy, SampledSolution
 from jaxprm.generation.sampler import SamplingConfig
 from jaxprm.hub.directory import load_language_model, load_reward_model, save_model
 from jaxprm.labeling.monte_carlo import MonteCarloLabeler
+from jaxprm.labeling.tokens import token_labels
 from jaxprm.labeling.verifier import AfterError, VerifierLabeler
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
@@ -48,9 +49,9 @@ from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import load_tokenizer, train_sentencepiece
 from jaxprm.tasks.arithmetic import ArithmeticTask
 from jaxprm.tasks.base import Part
-from jaxprm.tasks.misconceptions import Misconception, derive
+from jaxprm.tasks.misconceptions import Misconception, careless, derive
 from jaxprm.training.loop import TrainConfig, fit
-from jaxprm.training.losses import language_model_loss, step_loss
+from jaxprm.training.losses import language_model_loss, step_loss, token_loss
 from jaxprm.training.optimizer import OptimizerConfig
 
 # Each stage draws its problems from its own part of the family: disjoint by construction (see `Part`).
@@ -80,12 +81,16 @@ class Quickstart:
       corpus: solutions in the policy's training text.
       policy: its training.
       label_problems, label_samples: problems, and policy solutions of each, that the reward model learns from.
-      label_corruptions: reference solutions of each of these problems with one planted error. The policy makes few kinds of
-        error, and a reward model that has seen only these learns where the policy errs instead of checking the steps.
+      careless_solutions, carelessness: solutions of careless authors that it learns from as well, and the rate of every kind
+        of error in them. The policy makes few kinds of error, and a reward model that has seen only these learns where the
+        policy errs instead of checking the steps.
+      label_tokens: whether every token of a step is a lesson, not only its end: is the step right up to here?
+      language_model_weight: with ``label_tokens``, how much the reward model goes on learning language (see `token_loss`).
       after_error: what a step behind the first error is labelled; "local" asks whether it follows from what stands before it,
         so that every step is a lesson in checking.
       head, objective: of the reward model; it starts from the policy's weights.
-      reward_model: its training.
+      reward_model, reward_batch_rows: its training, and the rows of its batches: many small updates teach it to check sooner
+        than few large ones.
       monte_carlo_solutions, rollouts: solutions also labelled by rollouts, for comparison, and rollouts per step.
       test_problems, samples: problems of every reported number, and candidates for each.
       planted_problems: test problems whose reference solutions get one planted error of each kind.
@@ -102,17 +107,21 @@ class Quickstart:
     model: TransformerConfig = TransformerConfig(vocab_size=128, layers=3, context=160)
     step_format: StepFormat = StepFormat()
     row_tokens: int = 96
-    row_steps: int = 40
+    row_steps: int = 96
     batch_rows: int = 32
     corpus: int = 40_000
     policy: TrainConfig = TrainConfig(steps=600, optimizer=OptimizerConfig(learning_rate=3e-3))
     label_problems: int = 2000
     label_samples: int = 6
-    label_corruptions: int = 1
+    careless_solutions: int = 20_000
+    carelessness: float = 0.08
+    label_tokens: bool = True
+    language_model_weight: float = 1.0
     after_error: AfterError = "local"
     head: HeadConfig = HeadConfig("scalar")
     objective: str = "binary_cross_entropy"
-    reward_model: TrainConfig = TrainConfig(steps=800, optimizer=OptimizerConfig(learning_rate=2e-3))
+    reward_model: TrainConfig = TrainConfig(steps=2400, optimizer=OptimizerConfig(learning_rate=1.5e-3))
+    reward_batch_rows: int = 16
     monte_carlo_solutions: int = 150
     rollouts: int = 8
     test_problems: int = 400
@@ -120,15 +129,20 @@ class Quickstart:
     planted_problems: int = 100
     limit: int = 56
     beam: BeamConfig = BeamConfig(beam_width=2, expansions=4, max_steps=9, max_step_tokens=12)
-    reinforce: ReinforceConfig = ReinforceConfig(updates=16, problems=24, max_steps=9, optimizer=OptimizerConfig(
+    reinforce: ReinforceConfig = ReinforceConfig(updates=12, problems=24, max_steps=9, optimizer=OptimizerConfig(
         learning_rate=5e-4, weight_decay=0.0))
     resamples: int = 1000
 
     def __post_init__(self):
-        for field in ("corpus", "label_problems", "label_samples", "monte_carlo_solutions", "rollouts", "test_problems",
-                      "planted_problems", "limit", "resamples"):
+        for field in ("corpus", "label_problems", "label_samples", "careless_solutions", "monte_carlo_solutions", "rollouts",
+                      "test_problems", "planted_problems", "limit", "resamples"):
             if getattr(self, field) < 1:
                 raise InputError("must be at least 1", field=field, value=getattr(self, field))
+        if not 0.0 <= self.carelessness <= 1.0:
+            raise InputError("must be a probability", field="carelessness", value=self.carelessness)
+        if self.label_tokens and self.after_error != "local":
+            raise InputError("needs after_error 'local': a token is judged by what stands before it", field="label_tokens",
+                             value=self.label_tokens)
         if self.samples < 8:
             raise InputError("must be at least 8: the report compares ways of choosing at N = 8", field="samples",
                              value=self.samples)
@@ -209,8 +223,20 @@ class _Work:
         return items
 
     def examples(self, items: Sequence[LabeledSolution], encoder: StepEncoder) -> list[dict]:
-        return [step_example(*encoder.encode(item.solution.problem.prompt, item.solution.steps), item.labels)
-                for item in items]
+        return [self.example(item, encoder) for item in items]
+
+    def example(self, item: LabeledSolution, encoder: StepEncoder) -> dict:
+        """Labels at the step ends, or at every token of the steps."""
+        problem, steps = item.solution.problem, item.solution.steps
+        if not self.config.label_tokens:
+            return step_example(*encoder.encode(problem.prompt, steps), item.labels)
+        ids, labels = encoder.encode_prompt(problem.prompt), []
+        prompt = len(ids)
+        for step, expected in zip(steps, self.config.task.expected_steps(problem, steps), strict=True):
+            written = encoder.encode_step(step)
+            ids += written
+            labels += token_labels(written, None if expected is None else encoder.encode_step(expected))
+        return step_example(ids, range(prompt, len(ids)), labels)
 
     # -- stages -------------------------------------------------------------------------------------------------------
 
@@ -247,19 +273,26 @@ class _Work:
         return StepEncoder(self.config.step_format, load_tokenizer(place))
 
     def label(self) -> dict:
-        """Solutions of the policy, and solutions with planted errors, with exact labels from the verifier."""
-        config, kinds = self.config, self.config.task.kinds
+        """Solutions of the policy and of careless authors, with exact labels from the verifier."""
+        config = self.config
         problems = self.problems("labels", config.label_problems)
         samples = self.sample("sample solutions to label", self.policy(), problems, config.label_samples)
         items = self.labelled("labels", problems, samples)
-        planted = [self.plant(problem, kinds[(place + shift) % len(kinds)], (config.seed, 4, place, shift))
-                   for place, problem in enumerate(problems) for shift in range(config.label_corruptions)]
+        careless_items = [self.careless_solution(place) for place in range(config.careless_solutions)]
         write_solutions(self.path / "labels.jsonl", items)
-        write_solutions(self.path / "planted_labels.jsonl", [item for item in planted if item is not None])
-        steps = [value for item in items for value in item.labels.values]
+        write_solutions(self.path / "careless_labels.jsonl", careless_items)
         return {"solutions": len(items), "left_out": config.label_problems * config.label_samples - len(items),
-                "planted": sum(item is not None for item in planted), "labelled_steps": len(steps),
-                "right_steps": float(np.mean(steps))}
+                "right_steps": _share_right(items), "careless_solutions": len(careless_items),
+                "careless_right_steps": _share_right(careless_items)}
+
+    def careless_solution(self, place: int) -> LabeledSolution:
+        """A solution with errors of any kind at any step, labelled."""
+        config, authors = self.config, 64
+        problem = config.task.sample((config.seed, 4, place), PARTS["labels"])
+        author = careless(place % authors, config.carelessness)
+        solution = derive((config.seed, 5, place), problem, author).solution
+        labels = self.labeler.label(config.task.judge(problem, solution.steps))
+        return LabeledSolution(f"careless/{place}", solution, labels)
 
     def plant(self, problem: Problem, kind: str, key: tuple[int, ...]) -> LabeledSolution | None:
         """The reference solution with one error of a kind at a random step, labelled; None if the kind fits no step."""
@@ -292,15 +325,16 @@ class _Work:
     def train_reward_model(self) -> dict:
         """The process reward model, from the exact labels; its backbone starts as the policy's."""
         config, policy = self.config, load_language_model(self.path / "policy")
-        items = [item for name in ("labels", "planted_labels") for item in read_solutions(self.path / f"{name}.jsonl")]
+        items = [item for name in ("labels", "careless_labels") for item in read_solutions(self.path / f"{name}.jsonl")]
         examples = self.examples(items, policy.encoder)
         model = RewardModel(policy.model.config, config.head, rngs=nnx.Rngs(config.seed))
         start = {name: value for name, value in parameters(policy.model).items() if name.startswith("backbone.")}
         model = with_parameters(model, parameters(model) | start)
         dataset = StepDataset(examples, row_tokens=config.row_tokens, row_steps=config.row_steps,
-                              batch_rows=config.batch_rows, seed=config.seed, overlong="drop")
-        model = fit(model, step_loss(STEP_OBJECTIVES[config.objective]), dataset, config.reward_model,
-                    self.path / "train_reward_model", run=self.run, name="train the reward model", progress=self.progress)
+                              batch_rows=config.reward_batch_rows, seed=config.seed, overlong="drop")
+        objective = STEP_OBJECTIVES[config.objective]
+        loss = token_loss(objective, config.language_model_weight) if config.label_tokens else step_loss(objective)
+        model = fit(model, loss, dataset, config.reward_model, self.path / "train_reward_model", run=self.run, name="train the reward model", progress=self.progress)
         save_model(self.path / "reward_model", model, policy.encoder, self.run)
         return {"examples": len(dataset.examples), "too_long": dataset.counts.dropped}
 
@@ -399,6 +433,10 @@ class _Work:
         rows = self._score_all(StepScorer(rewards.model, rewards.encoder), problems, samples)
         _write_rows(directory / "samples.jsonl", rows)
         return {"updates": settings.updates}
+
+
+def _share_right(items: Sequence[LabeledSolution]) -> float:
+    return float(np.mean([value for item in items for value in item.labels.values]))
 
 
 def _write_rows(path: Path, rows: Sequence[dict]) -> None:

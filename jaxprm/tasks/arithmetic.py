@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxprm.errors import InputError
@@ -45,6 +46,26 @@ def read_chain(prompt: str) -> Chain:
         raise InputError("is not an arithmetic chain", field="problem", value=prompt)
     start, operations, modulus, style = parsed
     return Chain(start, operations, modulus, tuple(follow(operations, modulus, 1, start)), style)
+
+
+def _expected(chain: Chain, lines: Sequence[Line | Answer | None]) -> list[Line | Answer | None]:
+    """What each line should be, given the values that the lines before it have written."""
+    written, last, answered, expected = {0: chain.start}, 0, False, []
+    for line in lines:
+        if answered:
+            expected.append(None)
+        elif last == len(chain.operations):
+            expected.append(Answer(written[last]))
+        else:
+            operator, operand = chain.operations[last]
+            result = calculate(written[last], operator, operand, chain.modulus)
+            expected.append(Line(last + 1, written[last], operator, operand, result))
+        if isinstance(line, Answer):
+            answered = True
+        elif line is not None and 1 <= line.number <= len(chain.operations) and not answered:
+            written[line.number] = line.result
+            last = max(last, line.number)
+    return expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,28 +150,24 @@ class ArithmeticTask:
         repeats the last value.
         """
         chain = read_chain(problem.prompt)
-        reference, written, last, answer = chain.lines, {0: chain.start}, 0, None
-        valid, right = [], []
-        for place, text in enumerate(steps):
-            line = parse_line(text, chain.style)
+        reference, answer, valid, right = chain.lines, None, [], []
+        lines = [parse_line(text, chain.style) for text in steps]
+        for place, (line, expected) in enumerate(zip(lines, _expected(chain, lines), strict=True)):
             right.append(line is not None and place < len(reference) and line == reference[place])
-            if line is None or answer is not None:
-                valid.append(False)
-            elif len(line) == 1:
+            valid.append(line is not None and line == expected)
+            if isinstance(line, Answer) and answer is None:
                 answer = line.value
-                valid.append(last == len(chain.operations) and answer == written[last])
-            else:
-                number, left, operator, operand, result = line
-                if not 1 <= number <= len(chain.operations):
-                    valid.append(False)
-                    continue
-                valid.append(number == last + 1 and left == written[last]
-                             and (operator, operand) == chain.operations[number - 1]
-                             and result == calculate(left, operator, operand, chain.modulus))
-                written[number] = result
-                last = max(last, number)
         text = None if answer is None else render_value(answer, chain.style)
         return verdicts(valid, right, text, answer is not None and answer == reference[-1].value)
+
+    def expected_steps(self, problem: Problem, steps: tuple[str, ...]) -> tuple[str | None, ...]:
+        """For each line of a solution the only line that would have been valid in its place, ``None`` behind an answer.
+
+        Example: behind ``1) 5 + 2 = 1`` (wrong) the problem ``Start 5 1) + 2 2) - 3 (mod 7)`` expects ``2) 1 - 3 = 5``.
+        """
+        chain = read_chain(problem.prompt)
+        expected = _expected(chain, [parse_line(text, chain.style) for text in steps])
+        return tuple([None if line is None else render_line(line, chain.style) for line in expected])
 
     def corrupt(self, key: Key, problem: Problem, steps: tuple[str, ...], kind: str,
                 step: int) -> tuple[str, ...] | None:

@@ -87,6 +87,17 @@ DEFAULT_MISCONCEPTIONS = (
 )
 
 
+def careless(order: int, rate: float) -> tuple[Misconception, ...]:
+    """An author who errs in every way: each kind of error, in its two most typical variants, with this rate at every step.
+
+    Of the errors that come up at one step the first is made, so authors of different ``order`` prefer different ones.
+    """
+    ways = [Misconception(kind, rate, variant=variant) for kind in KINDS for variant in (0, 1)
+            if not (variant and kind in ("dropped_step", "repeated_step"))]  # these have one variant
+    stream = Stream(order, "arithmetic/careless")
+    return tuple([ways.pop(stream.below(len(ways))) for _ in range(len(ways))])
+
+
 @dataclasses.dataclass(frozen=True)
 class Derivation:
     """A solution and what went wrong in it.

@@ -23,9 +23,9 @@ TRAINING = TrainConfig(steps=40, optimizer=OptimizerConfig(learning_rate=1e-2), 
 TINY = Quickstart(
     task=ArithmeticTask(min_steps=2, max_steps=3),
     model=TransformerConfig(vocab_size=96, width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp_dim=48, context=128),
-    row_tokens=64, batch_rows=16, corpus=600, policy=TRAINING, label_problems=12, label_samples=2, label_corruptions=2,
-    reward_model=dataclasses.replace(TRAINING, steps=4), monte_carlo_solutions=4, rollouts=2, test_problems=6, samples=8,
-    planted_problems=4, limit=32, beam=BeamConfig(2, 4, max_steps=6, max_step_tokens=10),
+    row_tokens=64, row_steps=64, batch_rows=16, corpus=600, policy=TRAINING, label_problems=12, label_samples=2,
+    careless_solutions=24, reward_model=dataclasses.replace(TRAINING, steps=4), monte_carlo_solutions=4, rollouts=2,
+    test_problems=6, samples=8, planted_problems=4, limit=32, beam=BeamConfig(2, 4, max_steps=6, max_step_tokens=10),
     reinforce=ReinforceConfig(updates=2, problems=3, samples=4, max_steps=6, checkpoint_every=1), resamples=50)
 
 

@@ -12,6 +12,7 @@ from jaxprm.tasks.arithmetic import ArithmeticTask, read_chain
 from jaxprm.tasks.arithmetic_text import Answer, Line, parse_line
 from jaxprm.tasks.base import Part
 from jaxprm.tasks.corruptions import KINDS, PRMBENCH_CLASSES
+from jaxprm.tasks.misconceptions import careless, derive
 
 PROBLEM = Problem("p", "Start 7 1) + 5 2) * 3 3) - 8 (mod 10)", "8")
 REFERENCE = ("1) 7 + 5 = 2", "2) 2 * 3 = 6", "3) 6 - 8 = 8", "Answer: 8")
@@ -234,3 +235,23 @@ def test_lines_parse_back():
     assert parse_line(" 1) 7 + 5 = 2 ", "digits") == Line(1, 7, "+", 5, 2)
     assert parse_line("Twenty-first, one-hundred-five minus zero is eleven.", "words") == Line(21, 105, "-", 0, 11)
     assert parse_line("1) 7 + 5 = " + "9" * 5000, "digits") is None
+
+
+def test_expected_steps_by_hand():
+    task = ArithmeticTask()
+    problem = Problem("p", "Start 5 1) + 2 2) - 3 (mod 7)", "4")
+    steps = ("1) 5 + 2 = 1", "2) 1 - 3 = 5", "Answer: 4", "Answer: 5")
+    assert task.expected_steps(problem, steps) == ("1) 5 + 2 = 0", "2) 1 - 3 = 5", "Answer: 5", None)
+    # A skipped step: what should stand there; then the solution goes on from what it wrote. Nonsense changes nothing.
+    assert task.expected_steps(problem, ("2) 5 - 3 = 2", "Answer: 2")) == ("1) 5 + 2 = 0", "Answer: 2")
+    assert task.expected_steps(problem, ("hm", "1) 5 + 2 = 0")) == ("1) 5 + 2 = 0", "1) 5 + 2 = 0")
+
+
+@pytest.mark.parametrize("style", ["digits", "words"])
+def test_a_step_is_valid_if_it_is_the_expected_one(style):
+    task = ArithmeticTask(style=style)
+    for key in range(300):
+        problem = task.sample(key)
+        steps = derive(key, problem, careless(key % 8, 0.06)).solution.steps
+        expected = task.expected_steps(problem, steps)
+        assert task.judge(problem, steps).valid == tuple(step == wanted for step, wanted in zip(steps, expected, strict=True))

@@ -9,7 +9,7 @@ from jaxprm.records import Problem
 from jaxprm.tasks.arithmetic import ArithmeticTask, read_chain
 from jaxprm.tasks.arithmetic_text import Line, parse_line
 from jaxprm.tasks.corruptions import KINDS
-from jaxprm.tasks.misconceptions import DEFAULT_MISCONCEPTIONS, Misconception, derive
+from jaxprm.tasks.misconceptions import DEFAULT_MISCONCEPTIONS, Misconception, careless, derive
 
 PROBLEM = Problem("p", "Start 7 1) * 5 2) + 3 3) - 9 4) * 3 (mod 10)", "7")
 
@@ -105,3 +105,15 @@ def test_bad_misconceptions_are_input_errors(options, field):
 
 def test_default_kinds_exist():
     assert {misconception.kind for misconception in DEFAULT_MISCONCEPTIONS} == set(KINDS)
+
+
+def test_careless_authors_make_every_kind_of_error():
+    task, kinds, steps = ArithmeticTask(), Counter(), 0
+    assert careless(3, 0.1) == careless(3, 0.1) != careless(4, 0.1)
+    assert set(careless(3, 0.1)) == set(careless(4, 0.1))
+    for key in range(1500):
+        derivation = derive(key, task.sample(key), careless(key % 64, 0.05))
+        kinds.update(kind for _, kind in derivation.planted)
+        steps += len(derivation.solution.steps)
+    assert set(kinds) == set(KINDS)
+    assert 0.3 < sum(kinds.values()) / steps < 0.5  # 14 ways to err, not all of them possible everywhere: 1 - .95 ** 14 = .51

@@ -1,15 +1,20 @@
 """Batches of the data pipeline to losses: the worked examples against the oracle."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
+from flax import nnx
 
 from jaxprm.data.examples import language_model_example, step_example
 from jaxprm.data.pipeline import LanguageModelDataset, StepDataset
-from jaxprm.models import parameters
+from jaxprm.errors import InputError
+from jaxprm.models import HeadConfig, RewardModel, parameters
 from jaxprm.objectives import binary_cross_entropy, pqm_ranking
 from jaxprm.testing import random_solutions, tiny_language_model, tiny_reward_model
 from jaxprm.testing.oracles import decoder_hidden, next_token_logits
-from jaxprm.training import language_model_loss, step_loss
+from jaxprm.training import language_model_loss, step_loss, token_loss
 
 SOLUTIONS = random_solutions(3, 5)
 
@@ -48,6 +53,32 @@ def test_step_loss_is_the_weighted_mean_over_judged_steps():
                 weights.append(1.0 + index)
     np.testing.assert_allclose(loss.weight, np.sum(weights))
     np.testing.assert_allclose(loss.mean(), np.average(terms, weights=weights), rtol=1e-4)
+
+
+def test_token_loss_adds_the_language_model_on_right_tokens():
+    prompt = 2
+    labelled = [(s, [float(t % 3 > 0) for t in range(prompt, len(s.ids))]) for s in SOLUTIONS]
+    examples = [step_example(s.ids, range(prompt, len(s.ids)), labels) for s, labels in labelled]
+    (batch,) = StepDataset(examples, row_tokens=64, row_steps=64, batch_rows=2, seed=None, epochs=1)
+    model = tiny_reward_model(1)
+    plain, joint = (jax.jit(loss)(model, batch) for loss in (step_loss(binary_cross_entropy),
+                                                             token_loss(binary_cross_entropy, 0.5)))
+    terms = []
+    for solution, labels in labelled:
+        logits = next_token_logits(model.config, parameters(model), solution.ids)
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        terms += [-log_probs[t - 1, solution.ids[t]] for t, label in enumerate(labels, prompt) if label > 0.5]
+    assert joint.weight == plain.weight == sum(len(labels) for _, labels in labelled)
+    np.testing.assert_allclose(joint.total, plain.total + 0.5 * np.sum(terms), rtol=1e-5)
+    np.testing.assert_allclose(joint.metric_means()["language_model"], np.mean(terms), rtol=1e-5)
+
+
+def test_token_loss_needs_an_embedding_table_to_read_from():
+    with pytest.raises(InputError, match="language_model.*must not be negative"):
+        token_loss(binary_cross_entropy, -1.0)
+    untied = RewardModel(dataclasses.replace(tiny_reward_model(1).config, tie_embeddings=False), HeadConfig(), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="tie_embeddings"):
+        jax.jit(token_loss(binary_cross_entropy, 1.0))(untied, packed())
 
 
 def test_hyperparameters_and_segments_reach_the_objective():
