@@ -138,7 +138,7 @@ def _details(config: Quickstart, path: Path, table: BestOfN, steps: StepEvaluati
                           f"{config.task.modulus}",
                   "models": f"policy and PRM: {model.layers} layers, width {model.width}",
                   "PRM": f"{config.objective}, {config.head.kind} head, {config.label_problems} problems x "
-                         f"{config.label_samples} labelled solutions",
+                         f"{config.label_samples} solutions of the policy and {config.careless_solutions} careless ones",
                   "test": f"{len(problems)} problems ({config.test_part} part) x {config.samples} solutions",
                   "solution score": f"{beam.aggregation} over step scores"},
         accuracy_by_samples=curves.accuracy_curves(table), accuracy_by_tokens=(*by_tokens, searched),
@@ -147,7 +147,8 @@ def _details(config: Quickstart, path: Path, table: BestOfN, steps: StepEvaluati
         agreement_by_threshold=curves.agreement_curve(agreement),
         training=tuple(_training(path / f"train_{name}", title, metric, label) for name, title, metric, label in (
             ("policy", "Policy", "loss", "loss per token (nats)"),
-            ("reward_model", "Reward model", "loss", "loss per step (nats)"))),
+            ("reward_model", "Reward model", "loss",
+             "loss per token, language model's included (nats)" if config.label_tokens else "loss per step (nats)"))),
         rl_curves=tuple(_reinforcement(path, metric, title, label) for metric, title, label in (
             ("outcome", "Right answers of the sampled solutions", "fraction of solutions"),
             ("worst_step", "Reward of the worst step", "reward in [-1, 1]"), ("steps", "Length", "steps per solution"))),

@@ -60,7 +60,7 @@ def draw_reliability(bins: Reliability, theme: ThemeName = "light") -> bytes:
     _label(axes, "Are the scores honest probabilities?", "", "share of right steps")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticklabels=[])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend(loc="upper left", frameon=False, labelcolor=colors.text)
+    axes.legend(loc="best", frameon=False, labelcolor=colors.text)
     width = 0.8 / max(len(bins.count), 1)
     below.bar(predicted, count, width=width, color=colors.palette[2], alpha=0.55)
     below.set(xlim=(-0.02, 1.02))
