@@ -15,8 +15,8 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.sharding import gathered
 from jaxprm.models.transformer import Transformer
 
-HeadKind = Literal["scalar", "binary", "ranking"]
-_OUTPUTS = {"scalar": 1, "binary": 2, "ranking": 1}
+HeadKind = Literal["scalar", "binary", "ranking", "value", "difference", "validity", "mlp", "ensemble"]
+_OUTPUTS = {"scalar": 1, "binary": 2, "ranking": 1, "value": 1, "difference": 2, "validity": 3, "mlp": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +24,42 @@ class HeadConfig:
     """What stands behind a step score.
 
     kind:
-      ``scalar``   one logit, score = sigmoid(logit): P(step is right).
-      ``binary``   logits of (-, +), score = softmax(.)[+]: P(step is right).
-      ``ranking``  a Q-value on an open scale (PQM, Li & Li 2024); score = sigmoid(Q), which keeps the order within and
-                   between solutions but is not a calibrated probability.
+      ``scalar``      one logit, score = sigmoid(logit): P(step is right).
+      ``binary``      logits of (-, +), score = softmax(.)[+]: P(step is right).
+      ``ranking``     a Q-value on an open scale (PQM, Li & Li 2024); score = sigmoid(Q), which keeps the order within and
+                      between solutions but is not a calibrated probability.
+      ``value``       a Q-value whose score is the Q-value itself, any real number (PQM as published).
+      ``difference``  logits of (-, +), score = softmax(.)[+] - softmax(.)[-], in [-1, 1] (PURE, Cheng et al. 2025).
+      ``validity``    logits of (wrong, right but redundant, right), score = P(not wrong) (ReasonEval, Xia et al. 2024).
+      ``mlp``         as binary, from one hidden layer with ReLU (Qwen2.5-Math-PRM).
+      ``ensemble``    one logit from each of several networks with two hidden layers and ReLU, score = mean of their sigmoids
+                      (ActPRM).
+
+    Attributes:
+      kind: see above.
+      hidden: size of a hidden layer, for mlp and ensemble only.
+      members: networks of an ensemble.
     """
 
     kind: HeadKind = "scalar"
+    hidden: int = 0
+    members: int = 0
 
     def __post_init__(self):
-        if self.kind not in _OUTPUTS:
-            raise InputError(f"must be one of {', '.join(_OUTPUTS)}", field="kind", value=self.kind)
+        kinds = (*_OUTPUTS, "ensemble")
+        if self.kind not in kinds:
+            raise InputError(f"must be one of {', '.join(kinds)}", field="kind", value=self.kind)
+        for field, users in (("hidden", ("mlp", "ensemble")), ("members", ("ensemble",))):
+            value = getattr(self, field)
+            if self.kind in users and value < 1:
+                raise InputError(f"must be at least 1 for a head of kind {self.kind}", field=field, value=value)
+            if self.kind not in users and value:
+                raise InputError(f"must be 0: a head of kind {self.kind} has none", field=field, value=value)
 
     @property
     def outputs(self) -> int:
         """K, the number of outputs per step."""
-        return _OUTPUTS[self.kind]
+        return self.members if self.kind == "ensemble" else _OUTPUTS[self.kind]
 
 
 class StepHead(nnx.Module):
