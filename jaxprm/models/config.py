@@ -100,12 +100,19 @@ class TransformerConfig:
             raise InputError(f"must have one number for each of the {self.layers} layers", field="windows", value=self.windows)
         if any(window < 0 for window in self.windows):
             raise InputError("must not be negative (0 = no window)", field="windows", value=self.windows)
+        if self.rope_scaling is not None and self.rope_scaling.kind == "dynamic" and self.head_dim < 4:
+            raise InputError("must be at least 4 for dynamic rope scaling", field="head_dim", value=self.head_dim)
         if self.local_rope_theta is not None and not any(self.windows):
             raise InputError("needs a layer with a window", field="local_rope_theta", value=self.local_rope_theta)
 
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on attention logits."""
+        return self.head_dim ** -0.5 if self.query_scale is None else self.query_scale
 
     @property
     def matmul_parameters(self) -> int:

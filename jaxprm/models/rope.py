@@ -68,8 +68,8 @@ class RopeScaling:
         return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
 
 
-def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " H/2"]:
-    """Radians per token of each pair of a head, float32, slowest last.
+def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " F"]:
+    """Radians per token of each of the F = H / 2 pairs of a head, float32, slowest last.
 
     The formulas and their order are those of transformers, so that angles agree at large positions, too. ``dynamic`` has the
     plain frequencies here: its theta depends on the text, see `rotary_angles`.
@@ -115,6 +115,16 @@ def rotary_angles(positions: Int[Array, "B T"], head_dim: int, theta: float, sca
     angles = positions[..., None, None].astype(jnp.float32) * frequency
     amplitude = 1.0 if scaling is None else scaling.amplitude
     return tuple((wave(angles) * amplitude).astype(dtype) for wave in (jnp.cos, jnp.sin))
+
+
+def text_lengths(positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """How many tokens the text of each token has.
+
+    In:  positions [0, 1, 2, 0, 1], segment_ids [1, 1, 1, 2, 2]
+    Out: [3, 3, 3, 2, 2]
+    """
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return jnp.max(jnp.where(same, positions[:, None, :], 0), axis=-1) + 1
 
 
 def rotate(x: Float[Array, "B T N H"], angles: tuple[Array, Array]) -> Float[Array, "B T N H"]:
