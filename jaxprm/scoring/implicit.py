@@ -71,4 +71,4 @@ def implicit_scores(model: ImplicitModel, batch: StepBatch, starts: Int[Array, "
 def _log_probs(model: LanguageModel, batch: StepBatch, targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
     hidden = forward(model.backbone, batch.tokens, batch.positions, batch.segment_ids)
     matrix = model.output_matrix().astype(hidden.dtype)
-    return constrain(token_log_probs(hidden, matrix, targets), "batch", None)
+    return constrain(token_log_probs(hidden, matrix, targets, softcap=model.config.logit_softcap), "batch", None)

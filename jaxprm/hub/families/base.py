@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxprm.errors import InputError
@@ -209,8 +208,3 @@ def _split(tokenizer: TextTokenizer, text: str, field: str) -> InputError:
     ids = tokenizer.encode(text)
     return InputError(f"the tokenizer splits it into {len(ids)} tokens {ids[:8]}", field=field, value=text,
                       hint="this tokenizer is not that of the model, or the model is of another family")
-
-
-def folder_files(directory: Path) -> frozenset[str]:
-    """Names of the files of a directory."""
-    return frozenset(path.name for path in directory.iterdir() if path.is_file())

@@ -6,26 +6,19 @@ PyTorch keeps a linear map as [out, in], a `StepHead` as [in, out]; only ActPRM 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
 
 import numpy as np
 
 from jaxprm.errors import InputError
+from jaxprm.hub.hf_names import unembedding_name
+from jaxprm.hub.hf_weights import find_prefix
+from jaxprm.hub.weight_files import WeightFiles
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.reward_model import HeadConfig, HeadKind
 
-PREFIXES = ("", "pretrained_model.", "base_model.model.")
-"""What may stand in front of a tensor's name: nothing, TRL's value-head wrapper, PEFT."""
-
-
-@runtime_checkable
-class Weights(Protocol):
-    """What heads ask of `jaxprm.hub.hf_weights.WeightFiles`."""
-
-    def names(self) -> Mapping[str, Any]: ...
-
-    def read(self, name: str) -> np.ndarray: ...
+PREFIXES = ("", "pretrained_model.")
+"""What may stand in front of a head's names: nothing, or TRL's wrapper of models with a value head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +31,10 @@ class HeadSource:
     extra: tensors of a separate file (``reward_head.pt``).
     """
 
-    weights: Weights
+    weights: WeightFiles
     transformer: TransformerConfig
     columns: tuple[int, int] | None = None
-    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    extra: WeightFiles | None = None
 
     def find(self, *names: str) -> str | None:
         """The first of the names that is there, with whatever prefix it has."""
@@ -58,11 +51,11 @@ class HeadSource:
         if found is None:
             raise InputError("the weights have no such tensor, so this is no model of that family", field=names[0],
                              hint="choose another --family")
-        value = np.asarray(self.weights.read(found))
-        if value.ndim != len(shape) or any(size is not None and size != have for size, have in zip(shape, value.shape)):
+        stored = self.weights.names()[found].shape
+        if len(stored) != len(shape) or any(size is not None and size != have for size, have in zip(shape, stored)):
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
-            raise InputError(f"has shape {value.shape}, expected ({wanted})", field=found)
-        return value.astype(np.float32)
+            raise InputError(f"has shape {stored}, expected ({wanted})", field=found)
+        return _finite(found, self.weights.read(found))
 
 
 Load = Callable[[HeadSource], tuple[HeadConfig, dict[str, np.ndarray]]]
@@ -82,10 +75,10 @@ class HeadRule:
     kind: HeadKind
     where: str
     load: Load
-    claims: tuple[str, ...] = ("score", "v_head", "score_head")
+    claims: tuple[str, ...] = ("score",)
 
 
-def _linear(kind: HeadKind, *stems: str) -> Load:
+def linear_head(kind: HeadKind, *stems: str) -> Load:
     """``stem.weight`` [K, D] and ``stem.bias`` [K] (absent = 0).
 
     A one-output head may come as two rows [0, w], the form in which it is exported for token classification.
@@ -110,30 +103,28 @@ def _linear(kind: HeadKind, *stems: str) -> Load:
 def _columns(source: HeadSource) -> tuple[HeadConfig, dict[str, np.ndarray]]:
     """Two rows of the output matrix (the embedding where they are tied), or the two-row head of an exported model."""
     if source.find("score.weight"):
-        return _linear("binary", "score")(source)
+        return linear_head("binary", "score")(source)
     if source.transformer.logit_softcap is not None:
         raise InputError("the model caps its logits, so two columns of them are no linear head", field="logit_softcap",
                          value=source.transformer.logit_softcap)
     assert source.columns is not None
-    names = ("model.embed_tokens.weight",) if source.transformer.tie_embeddings else ("lm_head.weight",)
-    matrix = source.find(*names)
-    if matrix is None:
-        raise InputError("the weights have no such tensor", field=names[0], hint="the checkpoint is incomplete")
-    rows = np.stack([np.asarray(_row(source.weights, matrix, column), np.float32) for column in source.columns])
-    return HeadConfig("binary"), {"kernel": rows.T, "bias": np.zeros(2, np.float32)}
-
-
-def _row(weights: Weights, name: str, index: int) -> np.ndarray:
-    # A vocabulary matrix is the largest tensor of a checkpoint; readers that can, read one row of it.
-    if hasattr(weights, "read_rows"):
-        return weights.read_rows(name, index, index + 1)[0]
-    return weights.read(name)[index]
+    prefix = find_prefix(source.weights)
+    matrix = f"{prefix}embed_tokens.weight" if source.transformer.tie_embeddings else unembedding_name(prefix)
+    if matrix not in source.weights.names():
+        raise InputError("the weights have no such tensor", field=matrix, hint="the checkpoint is incomplete")
+    height, width = source.weights.names()[matrix].shape
+    if max(source.columns) >= height:
+        raise InputError(f"has {height} rows, the tokenizer's tokens have the ids {source.columns}", field=matrix,
+                         hint="this tokenizer is not that of the model")
+    # A vocabulary matrix is the largest tensor of a checkpoint: only two of its rows are read.
+    rows = [source.weights.read(matrix, (slice(column, column + 1), slice(0, width)))[0] for column in source.columns]
+    return HeadConfig("binary"), {"kernel": _finite(matrix, np.stack(rows)).T, "bias": np.zeros(2, np.float32)}
 
 
 def _mlp(source: HeadSource) -> tuple[HeadConfig, dict[str, np.ndarray]]:
     """Qwen2.5-Math-PRM: Linear, ReLU, Linear."""
     if source.find("score.0.weight") is None and source.find("score.weight"):
-        return _linear("binary", "score")(source)
+        return linear_head("binary", "score")(source)
     hidden_kernel = source.read("score.0.weight", shape=(None, source.transformer.width))
     hidden = len(hidden_kernel)
     return HeadConfig("mlp", hidden=hidden), {
@@ -156,27 +147,37 @@ def _ensemble(source: HeadSource) -> tuple[HeadConfig, dict[str, np.ndarray]]:
 
 def _reasonflux(source: HeadSource) -> tuple[HeadConfig, dict[str, np.ndarray]]:
     """1.5B: a linear map in a file of its own. 7B: two labels, stored as Qwen's head or as a linear one."""
-    if not source.extra:
-        return _linear("scalar", "score")(source) if source.find("score.weight") and _outputs(source) == 1 else _mlp(source)
-    tensors = {name.rsplit(".", 1)[-1]: value for name, value in source.extra.items()}
-    if set(tensors) != {"weight", "bias"} or tensors["weight"].shape != (1, source.transformer.width):
-        found = {name: value.shape for name, value in source.extra.items()}
-        raise InputError(f"holds {found}, expected weight (1, {source.transformer.width}) and bias (1,)",
-                         field="reward_head.pt")
-    return HeadConfig("scalar"), {"kernel": tensors["weight"].astype(np.float32).T,
-                                  "bias": tensors["bias"].astype(np.float32)}
+    if source.extra is None:
+        return linear_head("scalar", "score")(source) if source.find("score.weight") and _outputs(source) == 1 else _mlp(source)
+    names = {name.rsplit(".", 1)[-1]: name for name in source.extra.names()}
+    shapes = {last: tuple(source.extra.names()[name].shape) for last, name in names.items()}
+    if shapes != {"weight": (1, source.transformer.width), "bias": (1,)}:
+        raise InputError(f"holds {shapes}, expected weight (1, {source.transformer.width}) and bias (1,)",
+                         file=source.extra.source)
+    weight, bias = (_finite(names[last], source.extra.read(names[last])) for last in ("weight", "bias"))
+    return HeadConfig("scalar"), {"kernel": weight.T, "bias": bias}
+
+
+def _finite(name: str, value: np.ndarray) -> np.ndarray:
+    value = np.asarray(value).astype(np.float32)
+    if not np.isfinite(value).all():
+        raise InputError("holds numbers that are not finite", field=name)
+    return value
 
 
 def _outputs(source: HeadSource) -> int:
     return len(source.read("score.weight", shape=(None, source.transformer.width)))
 
 
-COLUMNS = HeadRule("binary", "two columns of the output matrix", _columns, claims=("lm_head", "score"))
-TWO_LABELS = HeadRule("binary", "score (2 labels)", _linear("binary", "score"))
-DIFFERENCE = HeadRule("difference", "score (2 labels)", _linear("difference", "score"))
-SCALAR = HeadRule("scalar", "v_head", _linear("scalar", "v_head.summary", "v_head", "score"))
-VALUE = HeadRule("value", "v_head", _linear("value", "v_head.summary", "v_head", "score"))
-VALIDITY = HeadRule("validity", "score_head (3 labels)", _linear("validity", "score_head", "score"))
+COLUMNS = HeadRule("binary", "two columns of the output matrix", _columns)
+TWO_LABELS = HeadRule("binary", "score (2 labels)", linear_head("binary", "score"))
+DIFFERENCE = HeadRule("difference", "score (2 labels)", linear_head("difference", "score"))
+SCALAR = HeadRule("scalar", "v_head", linear_head("scalar", "v_head.summary", "v_head", "score"),
+                  claims=("v_head", "score"))
+VALUE = HeadRule("value", "v_head", linear_head("value", "v_head.summary", "v_head", "score"),
+                 claims=("v_head", "score"))
+VALIDITY = HeadRule("validity", "score_head (3 labels)", linear_head("validity", "score_head", "score"),
+                    claims=("score_head", "score"))
 MLP = HeadRule("mlp", "score.0, score.2", _mlp)
 ENSEMBLE = HeadRule("ensemble", "score.model (score.reg_model is a frozen copy)", _ensemble)
 REASONFLUX = HeadRule("scalar", "reward_head.pt or score", _reasonflux)
