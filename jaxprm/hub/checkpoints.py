@@ -69,7 +69,7 @@ def local_directory(name: str | os.PathLike) -> Path:
     if not text.startswith(HUB):
         path = Path(text)
         if not path.is_dir():
-            hint = f"for a model on the Hub write {HUB}ORG/NAME" if text.count("/") == 1 else "give a model directory"
+            hint = f"for a model on the Hub write {HUB}ORG/NAME" if text.count("/") == 1 else "give a model or run directory"
             raise InputError("no such directory", file=path, hint=hint)
         return path
     repository = text.removeprefix(HUB)
@@ -88,14 +88,14 @@ def local_directory(name: str | os.PathLike) -> Path:
 
 def _inner(directory: Path, preferred: str) -> Path:
     if not directory.is_dir():
-        raise InputError("no such directory", file=directory, hint="give a model directory")
+        raise InputError("no such directory", file=directory, hint="give a model or run directory")
     if _holds_model(directory):
         return directory
     folders = {folder.name: folder for folder in sorted(directory.iterdir()) if folder.is_dir() and _holds_model(folder)}
     chosen = next((name for name in (preferred, *_INNER) if name in folders), None)
     if chosen is None:
         found = f"; its folders {', '.join(folders)} do" if folders else ""
-        raise InputError(f"holds no weights{found}", file=directory, hint="give a directory with a model")
+        raise InputError(f"holds no weights{found}", file=directory, hint="give a model or run directory")
     return folders[chosen]
 
 
@@ -130,5 +130,5 @@ def _adapted(adapter: Path) -> Path:
         for place in (adapter / named, Path(named)):
             if (place / CONFIG).is_file():
                 return place
-    raise InputError("the model that it adapts is not on this machine", file=adapter / ADAPTER_CONFIG, field="base_model_name_or_path", value=named,
-                     hint="name it with --base (hf:ORG/NAME downloads it)")
+    raise InputError("the model that it adapts is not on this machine", file=adapter / ADAPTER_CONFIG,
+                     field="base_model_name_or_path", value=named, hint="name it with --base (hf:ORG/NAME downloads it)")

@@ -33,6 +33,7 @@ from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import AGGREGATIONS
+from jaxprm.scoring.implicit import ImplicitModel
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer
 
@@ -41,15 +42,16 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _KINDS: dict[str, type] = {"reward_model": RewardModel, "language_model": LanguageModel}
 
-Model = TypeVar("Model", RewardModel, LanguageModel)
+Model = TypeVar("Model", RewardModel, LanguageModel, ImplicitModel)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel(Generic[Model]):
-    """A model, the encoder that turns text into its tokens, and the ``info`` it was saved with."""
+    """A model, the encoder that turns text into its tokens (a `StepEncoder`, or that of a published family), and ``info``:
+    where it comes from."""
 
     model: Model
-    encoder: StepEncoder
+    encoder: Any
     info: dict[str, Any]
 
 

@@ -21,7 +21,7 @@ from jaxprm.hub.checkpoints import Checkpoint, find_checkpoint, local_directory
 from jaxprm.hub.directory import FORMAT, LoadedModel, find_model, load_reward_model
 from jaxprm.hub.families import FAMILIES, Evidence, Family, FamilyEncoder, Settings
 from jaxprm.hub.families.detect import detect, family_named
-from jaxprm.hub.families.exported import OwnModel, own_model
+from jaxprm.hub.families.exported import OWN, own_model
 from jaxprm.hub.families.heads import HeadRule, HeadSource
 from jaxprm.hub.families.special import IMPLICIT_COEFFICIENT
 from jaxprm.hub.hf_config import CONFIG, HFConfig, read_hf_config
@@ -53,6 +53,7 @@ class OpenedModel:
       encoder: text -> tokens and read positions.
       head: how its head is made, ``None`` for an implicit model.
       transformer: the decoder, with as many embedding rows as the files have.
+      recorded: what an export has noted about where the model comes from.
     """
 
     checkpoint: Checkpoint
@@ -64,11 +65,12 @@ class OpenedModel:
     encoder: FamilyEncoder | StepEncoder
     head: HeadRule | None
     transformer: TransformerConfig
+    recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def info(self) -> dict[str, Any]:
         """Where the model comes from, as JSON values."""
-        return {"family": self.family.name if self.family else "jaxprm", **self.settings.as_json(),
+        return {**self.recorded, "family": self.family.name if self.family else OWN, **self.settings.as_json(),
                 "architecture": self.config.architecture, "model_type": self.config.model_type,
                 "source": os.fspath(self.checkpoint.adapter or self.checkpoint.weights)}
 
@@ -119,7 +121,8 @@ def open_prm(directory: str | os.PathLike, family: str | None = None, *, setting
         own = own_model(section, tokenizer, checkpoint.config / CONFIG)
         if own is not None:
             _refuse_settings(settings, reference)
-            return OpenedModel(checkpoint, config, weights, tokenizer, None, settings, own.encoder, own.head, transformer)
+            return OpenedModel(checkpoint, config, weights, tokenizer, None, settings, own.encoder, own.head, transformer,
+                               own.info)
         family, settings = _recorded(section, settings, checkpoint.config / CONFIG)
     if family is not None:
         chosen = family_named(family)
@@ -260,5 +263,3 @@ def _cast(model: RewardModel, dtype: str, mesh: jax.sharding.Mesh | None) -> Rew
         values = jax.device_put(values, parameter_shardings(values, mesh))
     return with_parameters(empty, values)
 
-
-__all__ = ["OpenedModel", "OwnModel", "is_own", "load_prm", "open_prm", "read_language_model"]

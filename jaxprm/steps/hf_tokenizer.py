@@ -70,6 +70,11 @@ class HFTokenizer:
         """Ids of a text; ``special`` adds what the model expects around a whole text (a begin token, if any)."""
         return self._tokenizer.encode(text, add_special_tokens=special).ids
 
+    def encode_spans(self, text: str, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        """As `encode`, and the characters ``[start, end)`` of the text that each id stands for; (0, 0) for added tokens."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=special)
+        return encoding.ids, encoding.offsets
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 

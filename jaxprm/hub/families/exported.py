@@ -21,11 +21,13 @@ class OwnModel:
 
     encoder: StepEncoder
     head: HeadRule
+    info: Mapping[str, Any]
 
 
-def own_section(encoder: StepEncoder, kind: str, info: Mapping[str, Any]) -> dict[str, Any]:
-    """What an export of our own model writes under ``jaxprm``."""
-    return {"family": OWN, "step_format": dataclasses.asdict(encoder.format), "head": {"kind": kind}, "info": dict(info)}
+def own_section(encoder: StepEncoder, kind: str | None, info: Mapping[str, Any]) -> dict[str, Any]:
+    """What an export of our own model writes under ``jaxprm``; ``kind`` of its head, ``None`` for a language model."""
+    head = None if kind is None else {"kind": kind}
+    return {"family": OWN, "step_format": dataclasses.asdict(encoder.format), "head": head, "info": dict(info)}
 
 
 def own_model(section: Mapping[str, Any], tokenizer: Tokenizer, file: Path) -> OwnModel | None:
@@ -36,6 +38,8 @@ def own_model(section: Mapping[str, Any], tokenizer: Tokenizer, file: Path) -> O
     """
     if section.get("family") != OWN:
         return None
+    if section.get("head") is None:
+        raise InputError("holds a language model, no reward model", file=file, field="jaxprm.head", value=None)
     try:
         step_format = StepFormat(**section["step_format"])
         kind = section["head"]["kind"]
@@ -45,6 +49,6 @@ def own_model(section: Mapping[str, Any], tokenizer: Tokenizer, file: Path) -> O
     except (KeyError, TypeError) as error:
         raise InputError(f"is not what an export writes ({error})", file=file, field="jaxprm") from None
     try:
-        return OwnModel(StepEncoder(step_format, tokenizer), head)
+        return OwnModel(StepEncoder(step_format, tokenizer), head, section.get("info") or {})
     except InputError as error:
         raise InputError(f"the tokenizer does not fit: {error}", file=file, field="jaxprm.step_format") from None

@@ -148,7 +148,10 @@ def _ensemble(source: HeadSource) -> tuple[HeadConfig, dict[str, np.ndarray]]:
 def _reasonflux(source: HeadSource) -> tuple[HeadConfig, dict[str, np.ndarray]]:
     """1.5B: a linear map in a file of its own. 7B: two labels, stored as Qwen's head or as a linear one."""
     if source.extra is None:
-        return linear_head("scalar", "score")(source) if source.find("score.weight") and _outputs(source) == 1 else _mlp(source)
+        name = source.find("score.weight")
+        # The first of the two rows is zero where the one-output head was exported for token classification.
+        single = name is not None and not source.read(name, shape=(None, source.transformer.width))[:-1].any()
+        return linear_head("scalar", "score")(source) if single else _mlp(source)
     names = {name.rsplit(".", 1)[-1]: name for name in source.extra.names()}
     shapes = {last: tuple(source.extra.names()[name].shape) for last, name in names.items()}
     if shapes != {"weight": (1, source.transformer.width), "bias": (1,)}:
@@ -163,10 +166,6 @@ def _finite(name: str, value: np.ndarray) -> np.ndarray:
     if not np.isfinite(value).all():
         raise InputError("holds numbers that are not finite", field=name)
     return value
-
-
-def _outputs(source: HeadSource) -> int:
-    return len(source.read("score.weight", shape=(None, source.transformer.width)))
 
 
 COLUMNS = HeadRule("binary", "two columns of the output matrix", _columns)
