@@ -18,7 +18,7 @@ SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.j
 
 Index = tuple[slice, ...]
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
            "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 
 
@@ -68,7 +68,7 @@ class SafetensorFiles(WeightFiles):
                     if name in self._files:
                         raise InputError(f"is also in {self._files[name].name}", file=file, field=name)
                     part = tensors.get_slice(name)
-                    stored = _DTYPES.get(part.get_dtype())
+                    stored = DTYPES.get(part.get_dtype())
                     if stored is None:
                         raise InputError(f"type {part.get_dtype()} is not supported", file=file, field=name)
                     self._files[name] = file

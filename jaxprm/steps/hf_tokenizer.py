@@ -119,9 +119,13 @@ class HFTokenizer:
         """What a model directory needs so that transformers v4 and v5, vLLM and this package read the same ids.
 
         The class is the plain one, which takes ``tokenizer.json`` as it is; begin and end tokens are in its post-processor.
+        One exception: transformers 5 splits text as Qwen2 does wherever config.json says ``"model_type": "qwen2"``, so a
+        tokenizer of another kind beside such a model must be loaded there by ``PreTrainedTokenizerFast.from_pretrained``.
         """
+        # A null is written where there is no such token: some classes of transformers 5 fill in their own for an absent key.
+        absent = {name: None for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
         templates = {name: template.source for name, template in self.chat_templates.items()}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special_tokens,
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **absent, **self.special_tokens,
                   "model_max_length": self._settings.get("model_max_length", int(1e30)),
                   "padding_side": self._settings.get("padding_side", "right"),
                   "model_input_names": ["input_ids", "attention_mask"], "clean_up_tokenization_spaces": False}

@@ -49,7 +49,10 @@ def test_every_recorded_string(name, shared, tmp_path):
     check(again, expected["rows"])
     assert again.fingerprint == plain.fingerprint == tokenizer.fingerprint
     assert again.special_tokens == tokenizer.special_tokens and plain.vocab_size == tokenizer.vocab_size
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and config["clean_up_tokenization_spaces"] is False
+    assert [config[f"{kind}_token"] for kind in ("bos", "eos", "unk", "pad")] == [
+        expected["special"].get(f"{kind}_token", [None])[0] for kind in ("bos", "eos", "unk", "pad")]
 
 
 def test_an_unchanged_file_is_exported_byte_for_byte(shared):
