@@ -24,7 +24,7 @@ class InputError(Exception):
 
     def __init__(self, message: str, *, file=None, row: int | None = None, field: str | None = None, value=_ABSENT,
                  hint: str | None = None):
-        self.message, self.file, self.row, self.field, self.hint = message, file, row, field, hint
+        self.message, self.file, self.row, self.field, self.value, self.hint = message, file, row, field, value, hint
         parts = []
         if file is not None:
             parts.append(os.fspath(file) + (f":{row}" if row is not None else ""))
@@ -36,6 +36,11 @@ class InputError(Exception):
             parts.append(f"value {_shorten(value)}")
         parts.append(message + (f"; {hint}" if hint else ""))
         super().__init__(": ".join(parts).replace("\n", "\\n"))
+
+    def located(self, *, file=None, row: int | None = None, field: str | None = None) -> InputError:
+        """The same error with the place where it was found; what it knows already is kept where nothing is given."""
+        return InputError(self.message, file=self.file if file is None else file, row=self.row if row is None else row,
+                          field=self.field if field is None else field, value=self.value, hint=self.hint)
 
 
 def _shorten(value, limit: int = 80) -> str:

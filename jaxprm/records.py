@@ -164,7 +164,8 @@ def _labels(row: dict, kept: list[int], ratings: list | None, soft: list | None,
 
 
 def parse_row(row: Any, *, file=None, number: int = 1, neutral: NeutralPolicy = "good",
-              after_error: AfterErrorPolicy = "keep", drop_empty: bool = False) -> tuple[LabeledSolution, int]:
+              after_error: AfterErrorPolicy = "keep", drop_empty: bool = False,
+              keep_empty: bool = False) -> tuple[LabeledSolution, int]:
     """One JSON object of the interchange schema -> (LabeledSolution, number of empty steps dropped).
 
     Labels come from ``labels`` (-1, 0, 1 or null) or, more finely, from ``soft_labels`` (numbers in [0, 1] or null). An
@@ -172,8 +173,8 @@ def parse_row(row: Any, *, file=None, number: int = 1, neutral: NeutralPolicy = 
     where every label is good, but a label that is wrong does place the error.
 
     Raises:
-      InputError: a field is missing or of the wrong type, a step is empty (unless ``drop_empty``), or the number of
-        labels differs from the number of steps.
+      InputError: a field is missing or of the wrong type, a step is empty (unless ``drop_empty``, or ``keep_empty`` for a
+        reader that gives a score to empty steps, too), or the number of labels differs from the number of steps.
     """
     if not isinstance(row, dict):
         raise InputError(f"a row must be a JSON object, not {type(row).__name__}", file=file, row=number,
@@ -193,7 +194,7 @@ def parse_row(row: Any, *, file=None, number: int = 1, neutral: NeutralPolicy = 
     if first_error is not None and not -1 <= first_error < len(steps):
         raise InputError(f"is not a step index (the row has {len(steps)} steps)", file=file, row=number,
                          field="first_error", value=first_error)
-    kept = [i for i, step in enumerate(steps) if step.strip()]
+    kept = [i for i, step in enumerate(steps) if step.strip() or keep_empty]
     if len(kept) < len(steps) and not drop_empty:
         empty = next(i for i in range(len(steps)) if i not in set(kept))
         raise InputError("is an empty step", file=file, row=number, field=f"steps[{empty}]", value=steps[empty],

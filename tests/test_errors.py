@@ -24,3 +24,10 @@ def test_texts(arguments, text):
 def test_long_values_are_shortened():
     text = str(InputError("is wrong", field="x", value="y" * 1000))
     assert len(text) < 120 and "..." in text
+
+
+def test_a_place_can_be_added():
+    error = InputError("is wrong", field="steps", value=[1], hint="mend it").located(file="a.jsonl", row=3)
+    assert str(error) == "a.jsonl:3: field 'steps' = [1]: is wrong; mend it" and error.value == [1]
+    assert str(error.located(field="steps[0]")) == "a.jsonl:3: field 'steps[0]' = [1]: is wrong; mend it"
+    assert str(InputError("is wrong").located(row=2)) == "row 2: is wrong"

@@ -23,9 +23,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Process reward models in JAX: train them, score steps, measure.")
 
+class Dtype(enum.StrEnum):
+    """Type of weights and activations."""
+
+    float32, bfloat16 = "float32", "bfloat16"
+
+
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name of a shipped config, or a .gin file.")]
 RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/CONFIG]. "
                                                                            "If it holds this run, the run goes on.")]
+FamilyOption = Annotated[str | None, typer.Option("--family", metavar="NAME", help=(
+    "How a published model reads text [default: what its directory says]; a wrong name lists all."))]
+ReferenceOption = Annotated[str | None, typer.Option("--reference", metavar="DIR", help=(
+    "Reference model of an implicit reward model; `hf:ORG/NAME` downloads it."))]
+BaseOption = Annotated[str | None, typer.Option("--base", metavar="DIR", help=(
+    "Model that an adapter or bare weights belong to; `hf:ORG/NAME` downloads it."))]
+VariantOption = Annotated[str | None, typer.Option("--variant", metavar="NAME", help=(
+    "A published variant of the family; a wrong name lists all."))]
+SeparatorOption = Annotated[str | None, typer.Option("--separator", metavar="TEXT", help=(
+    r"Text that closes a step, for families whose directory does not say (trl, openrlhf); `\n` is a line break."))]
+ColumnsOption = Annotated[str | None, typer.Option("--columns", metavar="GOOD,BAD", help=(
+    "Tokens whose logits are compared (openrlhf)."))]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
 GinOption = Annotated[list[str] | None, typer.Option("--gin", metavar="CLASS.FIELD=VALUE", help=(
     "Change a value of the config, also written `--gin.CLASS.FIELD=VALUE`; may be repeated. A text needs quotes: "
     "`--gin.TrainPRM.name='\"a\"'`."))]
@@ -84,22 +103,39 @@ def train(config: ConfigArgument, run: RunOption = None, gin: GinOption = None) 
 
 @app.command()
 def score(
-    model: Annotated[Path, typer.Option(metavar="DIR", help="Trained model: a run directory or one of its exports.")],
+    model: Annotated[str, typer.Option(metavar="DIR", help=(
+        "A published model, `hf:ORG/NAME` to download it, a run directory, or an export."))],
     input: Annotated[Path, typer.Option(metavar="FILE", help="JSONL rows with `problem` and `steps`.")],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The same rows plus `scores` and `aggregate`.")],
+    family: FamilyOption = None,
+    reference: ReferenceOption = None,
+    base: BaseOption = None,
+    variant: VariantOption = None,
+    separator: SeparatorOption = None,
+    columns: ColumnsOption = None,
+    dtype: DtypeOption = Dtype.float32,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the steps coloured by score.")] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help=(
-        "Do not refuse empty steps; their score is null."))] = False,
+        "Do not refuse (or score) empty steps; their score is null."))] = False,
     batch_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens scored at a time.")] = 16384,
+    mesh: Annotated[str | None, typer.Option(metavar="DATA,FSDP,TENSOR", help=(
+        "Score on several devices: rows are split over DATA and FSDP, weights over FSDP and TENSOR; -1 = the rest."))] = None,
 ) -> None:
     """Score every step of every solution in a file.
 
+    Scores are those of the model's family, one per step: a probability, or a value on its own scale (pqm, pure, implicit).
+
     Example: `jaxprm score --model runs/prm800k --input X.jsonl --output Y.jsonl --html Y.html`
+
+    Example: `jaxprm score --model hf:peiyi9979/math-shepherd-mistral-7b-prm --family math-shepherd --dtype bfloat16 --input
+    X.jsonl --output Y.jsonl`
     """
     progress = _prepare()
     from jaxprm.pipelines import score as pipeline
 
-    pipeline.run(model, input, output, html=html, drop_empty=drop_empty, batch_tokens=batch_tokens, progress=progress)
+    pipeline.run(model, input, output, family=family, reference=reference, settings=_settings(variant, separator, columns),
+                 base=base, dtype=dtype.value, html=html, drop_empty=drop_empty, batch_tokens=batch_tokens, mesh=_mesh(mesh),
+                 progress=progress)
 
 
 @app.command()
@@ -132,8 +168,15 @@ def bench(
 
 
 @app.command()
-def inspect(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Model or run directory.")]) -> None:
-    """What is in a trained model, and how it reads steps.
+def inspect(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Model or run directory, or `hf:ORG/NAME`.")],
+    family: FamilyOption = None,
+    base: BaseOption = None,
+    variant: VariantOption = None,
+    separator: SeparatorOption = None,
+    columns: ColumnsOption = None,
+) -> None:
+    """What is in a model, how it reads steps, and what looks wrong.
 
     Example: `jaxprm inspect runs/prm800k`
     """
@@ -144,9 +187,38 @@ def inspect(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Model
     from jaxprm.pipelines.inspect_model import describe
 
     table = Table(show_header=False, box=None)
-    for name, value in describe(directory):
+    for name, value in describe(directory, family, settings=_settings(variant, separator, columns), base=base):
         table.add_row(name, value)
     Console(highlight=False, markup=False).print(table)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Hugging Face directory to write.")],
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run or model directory of our own.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="DIR", help="A published model, or `hf:ORG/NAME`.")] = None,
+    family: FamilyOption = None,
+    reference: ReferenceOption = None,
+    base: BaseOption = None,
+    variant: VariantOption = None,
+    separator: SeparatorOption = None,
+    columns: ColumnsOption = None,
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Type of the written weights.")] = Dtype.float32,
+    shard_bytes: Annotated[int, typer.Option(metavar="N", min=1, help="Largest size of a file of weights.")] = 5 * 10**9,
+) -> None:
+    """Write a model as a directory that transformers, TRL and vLLM load, and that needs no options here.
+
+    Linear heads become token classification with the labels (bad, good); a language model, or the policy of an implicit reward
+    model, becomes a causal language model.
+
+    Example: `jaxprm export --run runs/prm800k --output exported`
+    """
+    progress = _prepare()
+    from jaxprm.pipelines import export as pipeline
+
+    pipeline.run(output, run=run, model=model, family=family, reference=reference,
+                 settings=_settings(variant, separator, columns), base=base, dtype=dtype.value, shard_bytes=shard_bytes,
+                 progress=progress)
 
 
 @app.command()
@@ -156,6 +228,30 @@ def doctor() -> None:
     from jaxprm.cli.doctor import show
 
     show()
+
+
+def _settings(variant: str | None, separator: str | None, columns: str | None):
+    from jaxprm.hub.families import Settings
+
+    pair = None if columns is None else tuple(columns.split(","))
+    if pair is not None and (len(pair) != 2 or not all(pair)):
+        raise InputError("must be two tokens with a comma between them", field="columns", value=columns, hint="such as +,-")
+    if separator is not None:
+        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    return Settings(variant or "", separator, pair)
+
+
+def _mesh(sizes: str | None):
+    if sizes is None:
+        return None
+    from jaxprm.models import make_mesh
+
+    try:
+        data, fsdp, tensor = (int(size) for size in sizes.split(","))
+    except ValueError:
+        raise InputError("must be three whole numbers with commas between them", field="mesh", value=sizes,
+                         hint="such as 1,1,-1") from None
+    return make_mesh(data, fsdp, tensor)
 
 
 def _run_config(module: str, root: str, config: str, run: Path | None, overrides: list[str] | None) -> Path:

@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import shutil
-import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,28 +27,34 @@ from flax import nnx
 
 import jaxprm
 from jaxprm.errors import InputError
+from jaxprm.hub.json_dataclass import from_json
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import AGGREGATIONS
+from jaxprm.scoring.implicit import ImplicitModel
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = "jaxprm-model-1"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# Fields that came after the format: a model without them was made by code that computed what their defaults say.
+_ADDED = frozenset(("activation", "mlp_bias", "norm_plus_one", "post_norms", "embed_scale", "query_scale", "attention_softcap",
+                    "logit_softcap", "windows", "rope_scaling", "local_rope_theta", "hidden", "members"))
 
 _KINDS: dict[str, type] = {"reward_model": RewardModel, "language_model": LanguageModel}
 
-Model = TypeVar("Model", RewardModel, LanguageModel)
+Model = TypeVar("Model", RewardModel, LanguageModel, ImplicitModel)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel(Generic[Model]):
-    """A model, the encoder that turns text into its tokens, and the ``info`` it was saved with."""
+    """A model, the encoder that turns text into its tokens (a `StepEncoder`, or that of a published family), and ``info``:
+    where it comes from."""
 
     model: Model
-    encoder: StepEncoder
+    encoder: Any
     info: dict[str, Any]
 
 
@@ -75,7 +80,7 @@ def save_model(directory: str | os.PathLike, model: RewardModel | LanguageModel,
         config["head"] = dataclasses.asdict(model.head.config)
     config |= {"step_format": dataclasses.asdict(encoder.format),
                "tokenizer": {"sha256": encoder.tokenizer.fingerprint}, "info": dict(info)}
-    with _new_directory(directory) as folder:
+    with new_directory(directory) as folder:
         encoder.tokenizer.save(folder)
         arrays = {name: np.asarray(value, np.float32) for name, value in parameters(model).items()}
         safetensors.numpy.save_file(arrays, folder / WEIGHTS)
@@ -144,10 +149,10 @@ def _load(directory: str | os.PathLike, kind: str) -> LoadedModel:
     path = folder / CONFIG
     if config.get("kind") != kind:
         raise InputError(f"is not a {kind}", file=path, field="kind", value=config.get("kind"))
-    architecture = [_section(config, "transformer", TransformerConfig, path)]
+    architecture = [from_json(TransformerConfig, config.get("transformer"), path, "transformer", _ADDED)]
     if kind == "reward_model":
-        architecture.append(_section(config, "head", HeadConfig, path))
-    step_format = _section(config, "step_format", StepFormat, path)
+        architecture.append(from_json(HeadConfig, config.get("head"), path, "head", _ADDED))
+    step_format = from_json(StepFormat, config.get("step_format"), path, "step_format")
     if step_format.aggregation not in AGGREGATIONS:
         raise InputError(f"must be one of {', '.join(AGGREGATIONS)}", file=path, field="step_format.aggregation",
                          value=step_format.aggregation)
@@ -184,26 +189,6 @@ def _read_tensors(path: Path) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value) for name, value in tensors.items()}
 
 
-def _section(config: Mapping[str, Any], name: str, kind: type, path: Path):
-    """Builds a dataclass from a section of the config; every field must be there, and no other."""
-    values = config.get(name)
-    if not isinstance(values, dict):
-        raise InputError("is missing" if values is None else "must be a JSON object", file=path, field=name)
-    hints = typing.get_type_hints(kind)
-    for field in (*hints, *values):
-        if field not in hints or field not in values:
-            raise InputError("is missing" if field in hints else "is not known", file=path, field=f"{name}.{field}")
-        expected = hints[field] if hints[field] in (int, float, bool) else str
-        fits = isinstance(values[field], (int, float) if expected is float else expected)
-        if not fits or (isinstance(values[field], bool) and expected is not bool):
-            raise InputError(f"must be a {expected.__name__}", file=path, field=f"{name}.{field}", value=values[field])
-    try:
-        return kind(**values)
-    except InputError as error:
-        field = f"{name}.{error.field}"
-        raise InputError(error.message, file=path, field=field, value=values.get(error.field)) from None
-
-
 def _check_vocabulary(config: TransformerConfig, tokenizer: Tokenizer, file: Path) -> None:
     # More rows than entries are fine: tables are padded so that they can be split.
     if tokenizer.vocab_size > config.vocab_size:
@@ -212,7 +197,7 @@ def _check_vocabulary(config: TransformerConfig, tokenizer: Tokenizer, file: Pat
 
 
 @contextlib.contextmanager
-def _new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place if the block succeeds."""
     if path.exists() and not (path / CONFIG).is_file() and (not path.is_dir() or any(path.iterdir())):
         raise InputError("exists and is not a model directory", file=path, hint="choose another directory")

@@ -8,13 +8,17 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxprm.errors import InputError
+from jaxprm.models.rope import RopeScaling
 
+Activation = Literal["silu", "gelu_tanh"]
 Remat = Literal["none", "dots", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A pre-norm decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+    """A pre-norm decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP.
+
+    One class covers Qwen 2, 2.5 and 3, Llama 2 and 3, Mistral, Gemma 2 and Gemma 3 (text); the defaults are plain Llama.
 
     Attributes:
       vocab_size: rows of the embedding table, V.
@@ -31,8 +35,21 @@ class TransformerConfig:
       output_bias: bias on the attention's output projection.
       qk_norm: RMSNorm over each query and key head before rotation (Qwen3).
       tie_embeddings: a language model reads its logits from the embedding table instead of its own matrix.
-      dtype: of activations ("float32" or "bfloat16"); parameters, softmax and losses stay float32.
+      dtype: of activations ("float32" or "bfloat16"); softmax, norms and losses are computed in float32. Parameters are
+        float32 in training; models that only read may hold them in bfloat16.
       remat: what the backward pass recomputes: "none", "dots" (everything but matrix products) or "full".
+      activation: of the MLP's gate, "silu" or "gelu_tanh" (GELU's tanh approximation, Gemma).
+      mlp_bias: biases on the three projections of the MLP.
+      norm_plus_one: RMSNorm multiplies by ``1 + scale`` before it rounds (Gemma).
+      post_norms: RMSNorm on what attention and MLP add to the residual stream, too (Gemma 2 and 3).
+      embed_scale: embeddings are multiplied by ``sqrt(width)`` (Gemma).
+      query_scale: factor on attention logits; ``None`` = ``head_dim ** -0.5``.
+      attention_softcap: attention logits become ``cap * tanh(logits / cap)`` before the mask (Gemma 2).
+      logit_softcap: the same for a language model's next-token logits.
+      windows: per layer, how many tokens a token reads, itself included; 0 = all before it. ``()`` = all layers read all.
+      rope_scaling: stretched rotary positions, see `RopeScaling`.
+      local_rope_theta: base of the rotary frequencies in layers with a window, which are not scaled (Gemma 3); ``None`` =
+        as all other layers.
     """
 
     vocab_size: int
@@ -51,6 +68,17 @@ class TransformerConfig:
     tie_embeddings: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
+    activation: Activation = "silu"
+    mlp_bias: bool = False
+    norm_plus_one: bool = False
+    post_norms: bool = False
+    embed_scale: bool = False
+    query_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    windows: tuple[int, ...] = ()
+    rope_scaling: RopeScaling | None = None
+    local_rope_theta: float | None = None
 
     def __post_init__(self):
         for field in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_dim", "context"):
@@ -60,16 +88,31 @@ class TransformerConfig:
             raise InputError(f"must divide heads = {self.heads}", field="kv_heads", value=self.kv_heads)
         if self.head_dim % 2:
             raise InputError("must be even (rotary positions turn pairs)", field="head_dim", value=self.head_dim)
-        if self.rope_theta <= 0 or self.norm_eps <= 0:
-            field = "rope_theta" if self.rope_theta <= 0 else "norm_eps"
-            raise InputError("must be positive", field=field, value=getattr(self, field))
-        for field, allowed in (("dtype", ("float32", "bfloat16")), ("remat", ("none", "dots", "full"))):
+        for field in ("rope_theta", "norm_eps", "query_scale", "attention_softcap", "logit_softcap", "local_rope_theta"):
+            value = getattr(self, field)
+            if value is not None and value <= 0:
+                raise InputError("must be positive", field=field, value=value)
+        for field, allowed in (("dtype", ("float32", "bfloat16")), ("remat", ("none", "dots", "full")),
+                               ("activation", ("silu", "gelu_tanh"))):
             if getattr(self, field) not in allowed:
                 raise InputError(f"must be one of {', '.join(allowed)}", field=field, value=getattr(self, field))
+        if self.windows and len(self.windows) != self.layers:
+            raise InputError(f"must have one number for each of the {self.layers} layers", field="windows", value=self.windows)
+        if any(window < 0 for window in self.windows):
+            raise InputError("must not be negative (0 = no window)", field="windows", value=self.windows)
+        if self.rope_scaling is not None and self.rope_scaling.kind == "dynamic" and self.head_dim < 4:
+            raise InputError("must be at least 4 for dynamic rope scaling", field="head_dim", value=self.head_dim)
+        if self.local_rope_theta is not None and not any(self.windows):
+            raise InputError("needs a layer with a window", field="local_rope_theta", value=self.local_rope_theta)
 
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on attention logits."""
+        return self.head_dim ** -0.5 if self.query_scale is None else self.query_scale
 
     @property
     def matmul_parameters(self) -> int:

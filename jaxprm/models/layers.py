@@ -1,43 +1,39 @@
-"""The parts of a decoder block: RMSNorm, rotary positions, grouped-query attention, gated MLP."""
+"""The parts of a decoder block: RMSNorm, grouped-query attention, gated MLP."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.linear import project
+from jaxprm.models.rope import rotate
+
+_ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 class RMSNorm(nnx.Module):
-    """``x / sqrt(mean(x^2) + eps) * scale`` over the last axis, in float32 (Zhang & Sennrich 2019)."""
+    """``x / sqrt(mean(x^2) + eps) * scale`` over the last axis (Zhang & Sennrich 2019), the quotient in float32.
 
-    def __init__(self, size: int, eps: float):
-        self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
-        self.eps = eps
+    It rounds where transformers does: before the scale, or after ``1 + scale`` if ``norm_plus_one``.
+    """
+
+    def __init__(self, size: int, config: TransformerConfig):
+        start = jnp.zeros if config.norm_plus_one else jnp.ones
+        self.scale = nnx.Param(start((size,), jnp.float32))
+        self.config = config
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * inverse * self.scale[...]).astype(x.dtype)
-
-
-def rotary_angles(positions: Int[Array, "B T"], head_dim: int, theta: float) -> tuple[Array, Array]:
-    """(cos, sin) float32[B, T, 1, H/2] of the rotary embedding (Su et al. 2021), half-split layout as in Llama and Qwen."""
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None, None].astype(jnp.float32) * frequency
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Float[Array, "B T N H"], angles: tuple[Array, Array]) -> Float[Array, "B T N H"]:
-    """Turns the pairs (x[i], x[i + H/2]) by the position's angles."""
-    cos, sin = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+        wide, scale = x.astype(jnp.float32), self.scale[...]
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.config.norm_eps)
+        if self.config.norm_plus_one:
+            return (wide * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+        return (wide.astype(x.dtype) * scale).astype(x.dtype)
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
@@ -60,8 +56,8 @@ class Attention(nnx.Module):
         if config.output_bias:
             self.output_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         if config.qk_norm:
-            self.query_norm = RMSNorm(size, config.norm_eps)
-            self.key_norm = RMSNorm(size, config.norm_eps)
+            self.query_norm = RMSNorm(size, config)
+            self.key_norm = RMSNorm(size, config)
         self.config = config
 
     def __call__(self, x: Float[Array, "B T D"], angles: tuple[Array, Array], read: Callable) -> Float[Array, "B T D"]:
@@ -80,28 +76,42 @@ class Attention(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """``down(silu(gate(x)) * up(x))`` (SwiGLU, Shazeer 2020)."""
+    """``down(activation(gate(x)) * up(x))`` (Shazeer 2020)."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         self.gate = _normal(rngs, (config.width, config.mlp_dim), config.width)
         self.up = _normal(rngs, (config.width, config.mlp_dim), config.width)
         self.down = _normal(rngs, (config.mlp_dim, config.width), config.mlp_dim * 2 * config.layers)
+        if config.mlp_bias:
+            self.gate_bias = nnx.Param(jnp.zeros((config.mlp_dim,), jnp.float32))
+            self.up_bias = nnx.Param(jnp.zeros((config.mlp_dim,), jnp.float32))
+            self.down_bias = nnx.Param(jnp.zeros((config.width,), jnp.float32))
+        self.config = config
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         gate = project(x, self.gate[...], ("embed", "mlp"))
         up = project(x, self.up[...], ("embed", "mlp"))
-        return project(jax.nn.silu(gate) * up, self.down[...], ("mlp", "embed"))
+        if self.config.mlp_bias:
+            gate, up = gate + self.gate_bias[...].astype(x.dtype), up + self.up_bias[...].astype(x.dtype)
+        out = project(_ACTIVATIONS[self.config.activation](gate) * up, self.down[...], ("mlp", "embed"))
+        return out + self.down_bias[...].astype(x.dtype) if self.config.mlp_bias else out
 
 
 class Block(nnx.Module):
-    """Pre-norm residual block."""
+    """Pre-norm residual block; with ``post_norms`` what it adds to the stream is normed, too."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention_norm = RMSNorm(config.width, config)
         self.attention = Attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        self.mlp_norm = RMSNorm(config.width, config)
         self.mlp = GatedMLP(config, rngs)
+        if config.post_norms:
+            self.attention_post_norm = RMSNorm(config.width, config)
+            self.mlp_post_norm = RMSNorm(config.width, config)
+        self.config = config
 
     def __call__(self, x: Float[Array, "B T D"], angles: tuple[Array, Array], read: Callable) -> Float[Array, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), angles, read)
-        return x + self.mlp(self.mlp_norm(x))
+        mixed = self.attention(self.attention_norm(x), angles, read)
+        x = x + (self.attention_post_norm(mixed) if self.config.post_norms else mixed)
+        out = self.mlp(self.mlp_norm(x))
+        return x + (self.mlp_post_norm(out) if self.config.post_norms else out)

@@ -5,7 +5,8 @@ Optimisers, checkpoints, sharding rules and weight files all speak of parameters
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -44,9 +45,32 @@ def with_parameters(model: Model, values: Mapping[str, jax.Array], *, source=Non
     return jax.tree_util.tree_unflatten(tree, [values[name] for name in expected])
 
 
-def parameter_shardings(names, mesh: jax.sharding.Mesh, rules: ShardingRules = ShardingRules()) -> dict[str, NamedSharding]:
-    """Dotted name -> where that parameter lives on the mesh."""
-    return {name: NamedSharding(mesh, rules.spec(parameter_axes(name))) for name in names}
+def parameter_shardings(names: Iterable[str] | Mapping[str, Any], mesh: jax.sharding.Mesh,
+                        rules: ShardingRules = ShardingRules()) -> dict[str, NamedSharding]:
+    """Dotted name -> where that parameter lives on the mesh.
+
+    Args:
+      names: of parameters; given with their arrays (or shapes), sizes are checked against the mesh.
+      mesh: devices by axis.
+      rules: which axes are split.
+
+    Raises:
+      InputError: a name is not known, or the mesh does not divide a parameter.
+    """
+    shardings = {name: NamedSharding(mesh, rules.spec(parameter_axes(name))) for name in names}
+    if isinstance(names, Mapping):
+        for name, sharding in shardings.items():
+            _check_divides(name, names[name].shape, sharding)
+    return shardings
+
+
+def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
+    for size, entry, axis in zip(shape, sharding.spec, parameter_axes(name)):
+        meshes = (entry,) if isinstance(entry, str) else entry or ()
+        parts = math.prod(sharding.mesh.shape[mesh_axis] for mesh_axis in meshes)
+        if size % parts:
+            raise InputError(f"mesh axis {'*'.join(meshes)} of size {parts} does not divide its {axis} axis of size {size}",
+                             field=name, value=tuple(shape), hint="choose another mesh")
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, rules: ShardingRules = ShardingRules()) -> NamedSharding:

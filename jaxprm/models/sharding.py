@@ -21,7 +21,7 @@ MESH_AXES = ("data", "fsdp", "tensor")
 # Dotted parameter path -> logical axes of that parameter. Every parameter matches exactly one row (tested).
 PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"backbone\.embedding", ("vocab", "embed")),
-    (r"backbone\.blocks\.(attention_norm|mlp_norm)\.scale", ("layers", None)),
+    (r"backbone\.blocks\.(attention|mlp)(_post)?_norm\.scale", ("layers", None)),
     (r"backbone\.blocks\.attention\.query", ("layers", "embed", "heads", None)),
     (r"backbone\.blocks\.attention\.(key|value)", ("layers", "embed", "kv_heads", None)),
     (r"backbone\.blocks\.attention\.output", ("layers", "heads", None, "embed")),
@@ -31,10 +31,15 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"backbone\.blocks\.attention\.(query|key)_norm\.scale", ("layers", None)),
     (r"backbone\.blocks\.mlp\.(gate|up)", ("layers", "embed", "mlp")),
     (r"backbone\.blocks\.mlp\.down", ("layers", "mlp", "embed")),
+    (r"backbone\.blocks\.mlp\.(gate|up)_bias", ("layers", "mlp")),
+    (r"backbone\.blocks\.mlp\.down_bias", ("layers", None)),
     (r"backbone\.final_norm\.scale", (None,)),
     (r"unembedding", ("embed", "vocab")),
-    (r"head\.kernel", ("embed", None)),
-    (r"head\.bias", (None,)),
+    (r"head\.(hidden_)?kernel", ("embed", None)),
+    (r"head\.(hidden_)?bias", (None,)),
+    (r"head\.first_kernel", (None, "embed", None)),
+    (r"head\.(second|last)_kernel", (None, None, None)),
+    (r"head\.(first|second|last)_bias", (None, None)),
 )
 
 

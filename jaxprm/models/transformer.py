@@ -7,16 +7,18 @@ tokens after a cache. All three run the same blocks, so reading a text in pieces
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxprm.models.attention import attend, attend_cached, causal_mask
+from jaxprm.models.attention import attend, attend_cached, causal_mask, within_window
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
-from jaxprm.models.layers import Block, RMSNorm, rotary_angles
+from jaxprm.models.layers import Block, RMSNorm
+from jaxprm.models.rope import rotary_angles, text_lengths
 from jaxprm.models.sharding import constrain, gathered, out_sharding
 
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -35,11 +37,16 @@ class Transformer(nnx.Module):
                                    * config.width ** -0.5)
         keys = jax.random.split(rngs.params(), config.layers)
         self.blocks = jax.vmap(lambda key: Block(config, nnx.Rngs(params=key)))(keys)
-        self.final_norm = RMSNorm(config.width, config.norm_eps)
+        self.final_norm = RMSNorm(config.width, config)
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        table = constrain(self.embedding[...], None, None)
-        return table.at[tokens].get(out_sharding=out_sharding("batch", None, None)).astype(self.config.compute_dtype)
+        table, dtype = constrain(self.embedding[...], None, None), self.config.compute_dtype
+        x = table.at[tokens].get(out_sharding=out_sharding("batch", None, None))
+        if self.config.embed_scale:
+            # Rounded to bfloat16 only where transformers would do so: weights and activations are both of that type.
+            x = x.astype(jnp.promote_types(x.dtype, dtype))
+            x = x * jnp.asarray(self.config.width ** 0.5, x.dtype)
+        return x.astype(dtype)
 
     def layer(self, index: int) -> Block:
         return jax.tree.map(lambda parameter: parameter[index], self.blocks)
@@ -48,7 +55,7 @@ class Transformer(nnx.Module):
 def forward(model: Transformer, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
             segment_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Final hidden states of packed rows; a token reads only earlier tokens of its own segment. Padding is segment 0."""
-    return _run(model, tokens, positions, causal_mask(segment_ids), keep=False)[0]
+    return _run(model, tokens, positions, segment_ids, keep=False)[0]
 
 
 def prefill(model: Transformer, tokens: Int[Array, "B P"], lengths: Int[Array, " B"]) -> tuple[Array, PromptCache]:
@@ -56,22 +63,39 @@ def prefill(model: Transformer, tokens: Int[Array, "B P"], lengths: Int[Array, "
     slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     segment_ids = (slots < lengths[:, None]).astype(jnp.int32)
     positions = jnp.broadcast_to(slots, tokens.shape)
-    hidden, (keys, values) = _run(model, tokens, positions, causal_mask(segment_ids), keep=True)
+    hidden, (keys, values) = _run(model, tokens, positions, segment_ids, keep=True)
     layers = range(model.config.layers)
     return hidden, PromptCache(tuple(keys[i] for i in layers), tuple(values[i] for i in layers), lengths)
 
 
-def _run(model: Transformer, tokens, positions, mask: Bool[Array, "B T T"], keep: bool):
-    config = model.config
-    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
+def _angles(config: TransformerConfig, positions: Int[Array, "B T"], lengths: Callable[[], Int[Array, "B T"]]) -> tuple:
+    """Rotary angles of layers without and with a window."""
+    scaling, dtype = config.rope_scaling, config.compute_dtype
+    texts = lengths() if scaling is not None and scaling.kind == "dynamic" else None
+    everywhere = rotary_angles(positions, config.head_dim, config.rope_theta, scaling, texts, dtype)
+    if config.local_rope_theta is None:
+        return everywhere, everywhere
+    return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta, dtype=dtype)
 
-    def body(x, block: Block):
-        kept = None
+
+def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
+    config = model.config
+    mask = causal_mask(segment_ids)
+    everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
+    windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None  # None: layers are all alike
+
+    def body(x, layer: tuple[Block, Array | None]):
+        block, window = layer
+        kept, visible, angles = None, mask, everywhere
+        if window is not None:
+            visible = within_window(mask, positions, window)
+            if config.local_rope_theta is not None:
+                angles = jax.tree.map(lambda near, far: jnp.where(window > 0, near, far), local, everywhere)
 
         def read(query, key, value):
             nonlocal kept
             kept = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if keep else None
-            return attend(query, key, value, mask)
+            return attend(query, key, value, visible, config.attention_scale, config.attention_softcap)
 
         return block(x, angles, read), kept
 
@@ -80,7 +104,7 @@ def _run(model: Transformer, tokens, positions, mask: Bool[Array, "B T T"], keep
     # A rolled loop keeps residuals of all layers in one stacked, zero-filled buffer; for a shallow model that costs more time
     # than the layers themselves, and unrolling costs little to compile.
     unroll = config.layers if config.layers <= _UNROLLED_LAYERS else 1
-    x, kept = jax.lax.scan(body, model.embed(tokens), model.blocks, unroll=unroll)
+    x, kept = jax.lax.scan(body, model.embed(tokens), (model.blocks, windows), unroll=unroll)
     return model.final_norm(x), kept
 
 
@@ -98,7 +122,8 @@ def extend(model: Transformer, cache: KVCache, tokens: Int[Array, "R T"],
     """
     config = model.config
     positions = cache.positions[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
+    everywhere, local = _angles(config, positions, lambda: jnp.broadcast_to((cache.positions + lengths)[:, None], tokens.shape))
+    windows = config.windows or (0,) * config.layers
     x = model.embed(tokens)
     keys, values = [], []
     for index in range(config.layers):
@@ -107,9 +132,10 @@ def extend(model: Transformer, cache: KVCache, tokens: Int[Array, "R T"],
             keys.append(write(cache.keys[index], key.swapaxes(1, 2), cache.lengths))
             values.append(write(cache.values[index], value.swapaxes(1, 2), cache.lengths))
             prompt = cache.prompt and (cache.prompt.keys[index], cache.prompt.values[index], cache.prompt.lengths)
-            return attend_cached(query, keys[-1], values[-1], cache.lengths, prompt)
+            return attend_cached(query, keys[-1], values[-1], cache.lengths, prompt, config.attention_scale,
+                                 config.attention_softcap, windows[index])
 
-        x = model.layer(index)(x, angles, read)
+        x = model.layer(index)(x, local if windows[index] else everywhere, read)
     cache = dataclasses.replace(cache, keys=tuple(keys), values=tuple(values), lengths=cache.lengths + lengths)
     return model.final_norm(x), cache
 
@@ -134,4 +160,6 @@ class LanguageModel(nnx.Module):
 
 def logits(model: LanguageModel, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Next-token logits, float32."""
-    return jnp.matmul(hidden, model.output_matrix().astype(hidden.dtype), preferred_element_type=jnp.float32)
+    values = jnp.matmul(hidden, model.output_matrix().astype(hidden.dtype), preferred_element_type=jnp.float32)
+    cap = model.config.logit_softcap
+    return values if cap is None else cap * jnp.tanh(values / cap)

@@ -21,6 +21,7 @@ def next_token_cross_entropy(
     mask: Bool[Array, "B T"],
     *,
     chunk: int | None = None,
+    softcap: float | None = None,
 ) -> Loss:
     """Cross-entropy of a language model on the masked targets.
 
@@ -37,6 +38,7 @@ def next_token_cross_entropy(
       mask: which positions are trained on.
       chunk: positions of T whose logits exist at the same time; by default all where they are few (`DIRECT_LOGITS`).
         Less memory, same result; the backward pass recomputes the logits chunk by chunk.
+      softcap: logits become ``softcap * tanh(logits / softcap)`` (Gemma 2; before the temperature).
 
     Returns:
       Loss in nats; its weight is the number of masked positions. Metric: `accuracy` (the target is the most likely
@@ -50,7 +52,7 @@ def next_token_cross_entropy(
         chosen = _at(logits, targets)
         return jax.nn.logsumexp(logits, axis=-1) - chosen, chosen >= jnp.max(logits, axis=-1)
 
-    loss, hit = _map_logits(terms, hidden, unembedding, targets, chunk)
+    loss, hit = _map_logits(terms, hidden, unembedding, targets, chunk, softcap)
     weights = mask.astype(jnp.float32)
     weight = jnp.sum(weights)
     metrics = {"accuracy": (jnp.sum(weights * hit), weight)}
@@ -64,6 +66,7 @@ def token_log_probs(
     temperature: float | Float[Array, ""] = 1.0,
     *,
     chunk: int | None = None,
+    softcap: float | None = None,
 ) -> Float[Array, "B T"]:
     """``log softmax(hidden @ unembedding / temperature)`` at `targets`, in nats.
 
@@ -75,7 +78,7 @@ def token_log_probs(
         logits = logits / temperature
         return _at(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
 
-    return _map_logits(log_prob, hidden, unembedding, targets, chunk)
+    return _map_logits(log_prob, hidden, unembedding, targets, chunk, softcap)
 
 
 def token_entropies(
@@ -84,6 +87,7 @@ def token_entropies(
     temperature: float | Float[Array, ""] = 1.0,
     *,
     chunk: int | None = None,
+    softcap: float | None = None,
 ) -> Float[Array, "B T"]:
     """Entropy in nats of ``softmax(hidden @ unembedding / temperature)`` at every position."""
 
@@ -91,7 +95,7 @@ def token_entropies(
         log_probs = jax.nn.log_softmax(logits / temperature, axis=-1)
         return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
-    return _map_logits(entropy, hidden, unembedding, jnp.zeros(hidden.shape[:2], jnp.int32), chunk)
+    return _map_logits(entropy, hidden, unembedding, jnp.zeros(hidden.shape[:2], jnp.int32), chunk, softcap)
 
 
 def _at(logits: Float[Array, "B C V"], targets: Int[Array, "B C"]) -> Float[Array, "B C"]:
@@ -100,7 +104,7 @@ def _at(logits: Float[Array, "B C V"], targets: Int[Array, "B C"]) -> Float[Arra
     return jnp.sum(jnp.where(columns == targets[..., None], logits, 0), axis=-1)
 
 
-def _map_logits(function: Callable, hidden, unembedding, targets, chunk: int | None):
+def _map_logits(function: Callable, hidden, unembedding, targets, chunk: int | None, softcap: float | None):
     """``function(logits[B, C, V], targets[B, C])``, in chunks of C positions, its results joined to `[B, T]`."""
     batch, length, _ = hidden.shape
     vocabulary = unembedding.shape[1]
@@ -111,7 +115,7 @@ def _map_logits(function: Callable, hidden, unembedding, targets, chunk: int | N
 
     def apply(hidden, targets):
         logits = jnp.einsum("btd,dv->btv", hidden, unembedding, preferred_element_type=jnp.float32)
-        return function(logits, targets)
+        return function(logits if softcap is None else softcap * jnp.tanh(logits / softcap), targets)
 
     if chunk >= length:
         return apply(hidden, targets)

@@ -107,7 +107,8 @@ def step_advantages(config: ReinforceConfig, step_rewards: Float[Array, "R S"], 
 def log_probs_of(model: LanguageModel, rows: SolutionRows, temperature: float) -> Float[Array, "R T"]:
     """Log-probability (nats) of each generated token under the model, at the token's own place; 0 elsewhere."""
     hidden = forward(model.backbone, rows.tokens, rows.batch.positions, rows.batch.segment_ids)
-    ahead = token_log_probs(hidden[:, :-1], model.output_matrix().astype(hidden.dtype), rows.tokens[:, 1:], temperature)
+    ahead = token_log_probs(hidden[:, :-1], model.output_matrix().astype(hidden.dtype), rows.tokens[:, 1:], temperature,
+                            softcap=model.config.logit_softcap)
     return jnp.where(rows.generated, jnp.pad(ahead, ((0, 0), (1, 0))), 0.0)
 
 

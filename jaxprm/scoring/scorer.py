@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxprm.errors import InputError
+from jaxprm.models.parameters import batch_sharding, parameter_shardings, parameters, with_parameters
 from jaxprm.models.reward_model import RewardModel
 from jaxprm.records import Solution
+from jaxprm.scoring.implicit import ImplicitModel, implicit_scores
 from jaxprm.scoring.steps import score_steps
 from jaxprm.steps.batch import StepBatch, pad_solutions
-from jaxprm.steps.format import StepEncoder
 
 _score_steps = jax.jit(score_steps)
+_implicit_scores = jax.jit(implicit_scores)
+
+Row = tuple
+"""(ids, ends) or (ids, ends, start): token ids, the index at which each step is read, and for an `ImplicitModel` the first
+position whose log-ratio counts."""
+
+OnBatch = Callable[[int, int], None]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Text -> tokens: a `StepEncoder`, or the encoder of a published family.
+
+    It may also have ``encode_rows(problem, steps, reference_answer) -> list[Row]``, where a solution is read in several passes
+    or its ends need a start, and ``max_tokens``, a limit of its own on the length of a row.
+    """
+
+    def encode(self, problem: str, steps: Sequence[str], /) -> tuple[list[int], list[int]]: ...
 
 
 def bucket(length: int, smallest: int = 32) -> int:
@@ -25,63 +48,122 @@ def bucket(length: int, smallest: int = 32) -> int:
     return size
 
 
+def bucket_rows(count: int, most: int, divisor: int = 1) -> int:
+    """Rows of a batch that holds ``count <= most`` solutions: ``divisor`` times a power of two, but not above ``most``.
+
+    Few shapes, and a single solution does not pay for a full batch: 1, 2, 4, 8, ..., most.
+    """
+    size = divisor
+    while size < count:
+        size *= 2
+    return min(size, most)
+
+
 class StepScorer:
     """A reward model bound to its encoder.
 
     Args:
-      model: the reward model.
-      encoder: its step format and tokenizer.
+      model: a reward model, or the two models of an implicit one.
+      encoder: how text becomes tokens and read positions.
       batch_tokens: tokens (padding included) per compiled call; rows per call follow from the length bucket.
+      mesh: devices to score on (one process); rows are split over data and fsdp, weights over fsdp and tensor. ``None`` = one
+        device.
 
     Scores in = steps out: every solution gets exactly one score per step, or an `InputError` says why not.
     """
 
-    def __init__(self, model: RewardModel, encoder: StepEncoder, batch_tokens: int = 16_384):
+    def __init__(self, model: RewardModel | ImplicitModel, encoder: Encoder, batch_tokens: int = 16_384,
+                 mesh: jax.sharding.Mesh | None = None):
         if batch_tokens < 1:
             raise InputError("must be at least 1", field="batch_tokens", value=batch_tokens)
-        self.model, self.encoder, self.batch_tokens = model, encoder, batch_tokens
+        self.model = model if mesh is None else _place(model, mesh)
+        self.encoder, self.batch_tokens, self.mesh = encoder, batch_tokens, mesh
 
     def encode(self, solution: Solution, row: int | None = None) -> tuple[list[int], list[int]]:
         """Ids and step ends of a solution.
 
         Raises:
-          InputError: an empty step, a step that contains the separator, or more tokens than the model's context.
+          InputError: a step that cannot be read, or more tokens than the model's context.
         """
         try:
             ids, ends = self.encoder.encode(solution.problem.prompt, solution.steps)
         except InputError as error:
-            raise InputError(error.message, row=row, field=error.field, hint=error.hint) from None
-        context = self.model.config.context
-        if len(ids) > context:
-            raise InputError(f"needs {len(ids)} tokens, the model's context is {context}", row=row, field="steps",
-                             hint="split the solution, or use a model with a longer context")
+            raise error.located(row=row) from None
+        self.check_length(ids, row)
         return ids, ends
 
-    def score(self, solutions: Sequence[Solution],
-              on_batch: Callable[[int, int], None] = lambda solutions, tokens: None) -> list[np.ndarray]:
-        """float32[number of steps] in [0, 1] for each solution, in the order given.
+    def encode_rows(self, solution: Solution, row: int | None = None) -> list[Row]:
+        """The rows that are read for a solution; together they have one end per step.
 
-        ``on_batch(solutions, tokens)`` is called after each compiled call with what it scored (padding not counted).
+        Raises:
+          InputError: as `encode`.
         """
-        return self.score_ids([self.encode(solution, row) for row, solution in enumerate(solutions, 1)], on_batch)
+        if not hasattr(self.encoder, "encode_rows"):
+            return [self.encode(solution, row)]
+        try:
+            rows = self.encoder.encode_rows(solution.problem.prompt, solution.steps, solution.problem.answer)
+        except InputError as error:
+            raise error.located(row=row) from None
+        for ids, *_ in rows:
+            self.check_length(ids, row)
+        found = sum(len(ends) for _, ends, *_ in rows)
+        if found != len(solution.steps):
+            raise InputError(f"has {len(solution.steps)} steps, but {found} places to read them", row=row, field="steps")
+        return rows
 
-    def score_ids(self, encoded: Sequence[tuple[Sequence[int], Sequence[int]]],
-                  on_batch: Callable[[int, int], None] = lambda solutions, tokens: None) -> list[np.ndarray]:
-        """As `score`, for solutions that are token ids and step ends already (sampled on device, say)."""
+    def check_length(self, ids: Sequence[int], row: int | None = None) -> None:
+        """Raises InputError if a row is longer than the model or its family reads."""
+        context = self.model.config.context
+        limit = min(context, getattr(self.encoder, "max_tokens", None) or context)
+        if len(ids) > limit:
+            raise InputError(f"needs {len(ids)} tokens, the model's context is {limit}", row=row, field="steps",
+                             hint="split the solution, or use a model with a longer context")
+
+    def score(self, solutions: Sequence[Solution], on_batch: OnBatch = lambda rows, tokens: None) -> list[np.ndarray]:
+        """float32[number of steps] for each solution, in the order given; the model's head says on which scale.
+
+        ``on_batch(rows, tokens)`` is called after each compiled call with what it read (padding not counted).
+        """
+        return self.score_rows([self.encode_rows(solution, row) for row, solution in enumerate(solutions, 1)], on_batch)
+
+    def score_rows(self, encoded: Sequence[Sequence[Row]],
+                   on_batch: OnBatch = lambda rows, tokens: None) -> list[np.ndarray]:
+        """As `score`, for solutions that are rows already (`encode_rows`)."""
+        values = iter(self.score_ids([row for rows in encoded for row in rows], on_batch))
+        return [np.concatenate([next(values) for _ in rows] or [np.zeros(0, np.float32)]) for rows in encoded]
+
+    def score_ids(self, encoded: Sequence[Row], on_batch: OnBatch = lambda rows, tokens: None) -> list[np.ndarray]:
+        """As `score`, for single rows of token ids and step ends (sampled on device, say)."""
         shapes: dict[tuple[int, int], list[int]] = {}
-        for index, (ids, ends) in enumerate(encoded):
+        for index, (ids, ends, *_) in enumerate(encoded):
             shapes.setdefault((bucket(len(ids)), bucket(len(ends), 8)), []).append(index)
+        shards = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(encoded)
         for (tokens, steps), members in sorted(shapes.items()):
-            rows = max(1, self.batch_tokens // tokens)
-            for start in range(0, len(members), rows):
-                chosen = members[start : start + rows]
-                batch = pad_solutions([encoded[i] for i in chosen], tokens, steps, rows)
-                result = np.asarray(self._score(batch))
-                for row, index in enumerate(chosen):
+            most = max(1, self.batch_tokens // tokens // shards) * shards
+            for start in range(0, len(members), most):
+                chosen = [encoded[i] for i in members[start : start + most]]
+                rows = bucket_rows(len(chosen), most, shards)
+                starts = np.zeros(rows, np.int32)
+                starts[: len(chosen)] = [row[2] if len(row) > 2 else 0 for row in chosen]
+                batch = pad_solutions([row[:2] for row in chosen], tokens, steps, rows)
+                result = np.asarray(self._score(batch, starts))
+                for row, index in enumerate(members[start : start + most]):
                     scores[index] = result[row, : len(encoded[index][1])]
-                on_batch(len(chosen), sum(len(encoded[i][0]) for i in chosen))
+                on_batch(len(chosen), sum(len(row[0]) for row in chosen))
         return scores
 
-    def _score(self, batch: StepBatch) -> jax.Array:
-        return _score_steps(self.model, batch)
+    def _score(self, batch: StepBatch, starts: np.ndarray) -> Float[Array, "B S"]:
+        if self.mesh is not None:
+            batch, starts = jax.device_put((batch, starts), batch_sharding(self.mesh))
+        with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+            if isinstance(self.model, ImplicitModel):
+                return _implicit_scores(self.model, batch, starts)
+            return _score_steps(self.model, batch)
+
+
+def _place(model: RewardModel | ImplicitModel, mesh: jax.sharding.Mesh) -> RewardModel | ImplicitModel:
+    if isinstance(model, ImplicitModel):
+        return dataclasses.replace(model, policy=_place(model.policy, mesh), reference=_place(model.reference, mesh))
+    values = parameters(model)
+    return with_parameters(model, jax.device_put(values, parameter_shardings(values, mesh)))

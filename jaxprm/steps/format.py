@@ -77,6 +77,11 @@ class StepEncoder:
                                  hint="train the tokenizer with the separator as a symbol, or choose another separator")
 
     @property
+    def aggregation(self) -> str:
+        """The default way from step scores to one solution score."""
+        return self.format.aggregation
+
+    @property
     def read_back(self) -> int:
         """Tokens between the one where a step is read and the step's last token."""
         return 1 if self.format.readout == "before" else 0

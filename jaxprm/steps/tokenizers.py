@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -17,7 +18,8 @@ class Tokenizer(Protocol):
     """What the rest of the project asks of a tokenizer. Ids are ints; ``encode`` adds no special tokens."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The greatest id + 1: rows that an embedding needs (ids may have gaps)."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,9 +80,9 @@ class JsonTokenizer:
         self._tokenizer.no_truncation()
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size()
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -36,6 +36,8 @@ def tiny_language_model(seed: int = 0, config: TransformerConfig | None = None) 
     return random_model(lambda: LanguageModel(config or tiny_config(), rngs=nnx.Rngs(0)), seed)
 
 
-def tiny_reward_model(seed: int = 0, head: HeadKind = "scalar", config: TransformerConfig | None = None) -> RewardModel:
-    """A random reward model whose scores spread over (0, 1)."""
-    return random_model(lambda: RewardModel(config or tiny_config(), HeadConfig(head), rngs=nnx.Rngs(0)), seed)
+def tiny_reward_model(seed: int = 0, head: HeadKind | HeadConfig = "scalar",
+                      config: TransformerConfig | None = None) -> RewardModel:
+    """A random reward model whose scores spread over their range."""
+    head = head if isinstance(head, HeadConfig) else HeadConfig(head)
+    return random_model(lambda: RewardModel(config or tiny_config(), head, rngs=nnx.Rngs(0)), seed)

@@ -24,7 +24,7 @@ def language_model_loss(model: LanguageModel, batch: Mapping[str, Array]) -> Los
     """
     hidden = forward(model.backbone, batch["tokens"], batch["positions"], batch["segment_ids"])
     return next_token_cross_entropy(hidden[:, :-1], model.output_matrix().astype(hidden.dtype), batch["tokens"][:, 1:],
-                                    batch["loss_mask"][:, 1:])
+                                    batch["loss_mask"][:, 1:], softcap=model.config.logit_softcap)
 
 
 def step_loss(objective: Callable[..., Loss], **hyperparameters) -> Callable[[RewardModel, Mapping[str, Array]], Loss]:

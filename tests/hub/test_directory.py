@@ -13,7 +13,8 @@ from flax import nnx
 
 from jaxprm.errors import InputError
 from jaxprm.hub import find_model, load_language_model, load_reward_model, save_model
-from jaxprm.models import HeadConfig, LanguageModel, RewardModel, TransformerConfig, parameters, with_parameters
+from jaxprm.models import (HeadConfig, LanguageModel, RewardModel, RopeScaling, TransformerConfig, parameters,
+                           with_parameters)
 from jaxprm.records import Problem, Solution
 from jaxprm.scoring.scorer import StepScorer
 from jaxprm.steps import StepEncoder, StepFormat, train_sentencepiece
@@ -98,6 +99,29 @@ def test_other_files_are_not_overwritten(encoder, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_every_field_of_an_architecture_is_kept(encoder, tmp_path):
+    fields = dict(activation="gelu_tanh", mlp_bias=True, norm_plus_one=True, post_norms=True, embed_scale=True, query_scale=0.5,
+                  attention_softcap=20.0, logit_softcap=9.0, windows=(4, 0), rope_scaling=RopeScaling("linear", 2.0),
+                  local_rope_theta=500.0)
+    saved = save_model(tmp_path / "model", reward_model(encoder, **fields), encoder, {})
+    config = load_reward_model(saved).model.config
+    assert {name: getattr(config, name) for name in fields} == fields
+    edit(saved, transformer={"rope_scaling": {"kind": "linear"}})
+    with pytest.raises(InputError, match="field 'transformer.rope_scaling.factor': is missing"):
+        load_reward_model(saved)
+    edit(saved, transformer={"rope_scaling": None, "windows": [4, "x"]})
+    with pytest.raises(InputError, match="field 'transformer.windows' = 'x': must be a int"):
+        load_reward_model(saved)
+
+
+def test_models_saved_before_a_field_was_added(saved):
+    later = ("activation", "mlp_bias", "norm_plus_one", "post_norms", "embed_scale", "query_scale", "attention_softcap",
+             "logit_softcap", "windows", "rope_scaling", "local_rope_theta")
+    before = load_reward_model(saved).model.config
+    edit(saved, transformer=dict.fromkeys(later, ...), head={"hidden": ..., "members": ...})
+    assert load_reward_model(saved).model.config == before
+
+
 def edit(saved, **sections):
     """Sets (or with None removes) values of config.json: ``transformer={"width": 8}``, ``format="x"``."""
     path = saved / "config.json"
@@ -119,7 +143,7 @@ def edit(saved, **sections):
     ({"transformer": {"layers": True}}, "field 'transformer.layers' = True: must be a int"),
     ({"transformer": {"kv_heads": 3}}, "field 'transformer.kv_heads' = 3: must divide heads = 2"),
     ({"head": None}, "field 'head': is missing"),
-    ({"head": {"kind": "ternary"}}, "field 'head.kind' = 'ternary': must be one of scalar, binary, ranking"),
+    ({"head": {"kind": "ternary"}}, "field 'head.kind' = 'ternary': must be one of scalar, binary, ranking, value"),
     ({"step_format": {"aggregation": "median"}}, "field 'step_format.aggregation' = 'median': must be one of min"),
     ({"step_format": {"separator": "<gap>"}}, "field 'step_format': the tokenizer does not fit: field 'separator'"),
     ({"step_format": {"end_token": "<eot>"}}, "field 'end_token' = '<eot>': is not in the tokenizer's vocabulary"),

@@ -5,16 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprm.models import PromptCache, empty_cache, extend, forward, prefill
+from jaxprm.models import PromptCache, RopeScaling, empty_cache, extend, forward, prefill
 from jaxprm.testing import tiny_config, tiny_language_model
 
 CHUNK, CAPACITY, PROMPT = 4, 24, 6
 run_extend, run_forward, run_prefill = jax.jit(extend), jax.jit(forward), jax.jit(prefill)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_language_model(1, tiny_config(attention_bias=True, qk_norm=True)).backbone
+# Windows that end inside the prompt, inside the suffix, and at the token itself.
+LAYERS = dict(layers=3, windows=(3, 0, 7), local_rope_theta=50.0, rope_scaling=RopeScaling("linear", 4.0), mlp_bias=True,
+              attention_softcap=2.0, query_scale=0.2, post_norms=True, norm_plus_one=True, embed_scale=True)
+
+
+@pytest.fixture(scope="module", params=[dict(attention_bias=True, qk_norm=True), LAYERS], ids=["plain", "windows"])
+def model(request):
+    return tiny_language_model(1, tiny_config(**request.param)).backbone
 
 
 def full(model, rows, size=CAPACITY + PROMPT):
@@ -47,7 +52,7 @@ def test_prefill_equals_forward_and_padding_changes_nothing(model):
     for row, prompt in enumerate(prompts):
         np.testing.assert_allclose(hidden[row, : len(prompt)], expected[row, : len(prompt)], atol=1e-5)
     assert isinstance(cache, PromptCache) and cache.lengths.tolist() == [3, PROMPT]
-    assert cache.keys[0].shape == (2, 2, PROMPT, 8) and len(cache.keys) == 2
+    assert cache.keys[0].shape == (2, 2, PROMPT, 8) and len(cache.keys) == model.config.layers
 
 
 @pytest.mark.parametrize("with_prompt", [False, True])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxprm.models import (
     HeadConfig,
     LanguageModel,
     RewardModel,
+    RopeScaling,
     ShardingRules,
     batch_sharding,
     make_mesh,
@@ -58,6 +60,36 @@ def test_scores(mesh, batch, scores):
         found = jax.jit(score_steps)(model, jax.device_put(batch, batch_sharding(mesh)))
     assert found.sharding.spec[0] == ("data", "fsdp") or mesh.axis_types[0] == AxisType.Auto
     np.testing.assert_allclose(found, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("mesh, changes", [
+    ((2, 4, 1), dict(kv_heads=1)), ((2, 4, 1), dict(kv_heads=1, attention_softcap=2.0)),
+    ((2, 2, 2), dict(kv_heads=4, attention_softcap=2.0, windows=(3, 0), local_rope_theta=50.0, mlp_bias=True, post_norms=True,
+                     embed_scale=True, norm_plus_one=True, query_scale=0.3)),
+    ((2, 2, 2), dict(rope_scaling=RopeScaling("dynamic", 3.0, original_context=4)))], ids=str)
+def test_scores_of_other_architectures(mesh, changes, batch):
+    config = dataclasses.replace(CONFIG, **changes)
+    model, mesh = tiny_reward_model(0, HeadConfig("mlp", hidden=8), config), make_mesh(*mesh)
+    expected = jax.jit(score_steps)(model, batch)
+    values = parameters(model)
+    places = parameter_shardings(values, mesh)
+    model = with_parameters(model, {name: jax.device_put(value, places[name]) for name, value in values.items()})
+    with jax.set_mesh(mesh):
+        found = jax.jit(score_steps)(model, jax.device_put(batch, batch_sharding(mesh)))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("mesh, changes, parameter, message", [
+    ((2, 2, 2), dict(kv_heads=1), r"attention.key' = \(2, 16, 1, 4\)", "mesh axis tensor of size 2 does not divide its kv_heads"
+     " axis of size 1"),
+    ((1, 1, 8), dict(mlp_dim=20), r"mlp.gate' = \(2, 16, 20\)", "mesh axis tensor of size 8 does not divide its mlp axis of"
+     " size 20"),
+    ((1, 8, 1), dict(width=12), r"embedding' = \(24, 12\)", "mesh axis fsdp of size 8 does not divide its embed axis of size"
+     " 12")])
+def test_sizes_that_a_mesh_does_not_divide_are_one_line(mesh, changes, parameter, message):
+    model = jax.eval_shape(lambda: LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0)))
+    with pytest.raises(InputError, match=rf"^field 'backbone\..*{parameter}: {message}; choose another mesh$"):
+        parameter_shardings(parameters(model), make_mesh(*mesh))
 
 
 def trained(kind, mesh, batch):
@@ -104,16 +136,17 @@ def test_loss_gradient_and_train_step(kind, mesh, batch, unsharded):
 
 def test_every_parameter_matches_exactly_one_row_and_every_row_is_used():
     used = set()
-    flags = ("attention_bias", "output_bias", "qk_norm", "tie_embeddings")
-    for values in itertools.product([False, True], repeat=len(flags)):
-        config = tiny_config(**dict(zip(flags, values)))
+    flags = ("attention_bias", "output_bias", "qk_norm", "tie_embeddings", "mlp_bias", "post_norms")
+    heads = (HeadConfig("binary"), HeadConfig("mlp", hidden=4), HeadConfig("ensemble", hidden=4, members=3))
+    for value, head in itertools.product([False, True], heads):
+        config = tiny_config(**dict.fromkeys(flags, value))
         for model in (jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0))),  # noqa: B023
-                      jax.eval_shape(lambda: RewardModel(config, HeadConfig("binary"), rngs=nnx.Rngs(0)))):  # noqa: B023
-            for name, value in parameters(model).items():
+                      jax.eval_shape(lambda: RewardModel(config, head, rngs=nnx.Rngs(0)))):  # noqa: B023
+            for name, array in parameters(model).items():
                 axes = parameter_axes(name)  # raises unless exactly one row matches
-                assert len(axes) == value.ndim, name
-                used.add(axes)
-    assert used == {axes for _, axes in PARAMETER_AXES}
+                assert len(axes) == array.ndim, name
+                used.add(next(pattern for pattern, _ in PARAMETER_AXES if re.fullmatch(pattern, name)))
+    assert used == {pattern for pattern, _ in PARAMETER_AXES}
     with pytest.raises(InputError, match="field 'backbone.other': matches 0 rows"):
         parameter_axes("backbone.other")
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxprm.errors import InputError
 from jaxprm.models import (
     LanguageModel,
+    RopeScaling,
     TransformerConfig,
     forward,
     logits,
@@ -43,7 +44,10 @@ def shapes(config):
 
 CHANGES = dict(vocab_size=21, width=32, layers=3, heads=8, kv_heads=1, head_dim=16, mlp_dim=40, context=65, rope_theta=100.0,
                norm_eps=0.1, attention_bias=True, output_bias=True, qk_norm=True, tie_embeddings=False, dtype="bfloat16",
-               remat="full")
+               remat="full", activation="gelu_tanh", mlp_bias=True, norm_plus_one=True, post_norms=True, embed_scale=True,
+               query_scale=0.1, attention_softcap=1.0, logit_softcap=2.0, windows=(0, 3),
+               rope_scaling=RopeScaling("linear", 4.0), local_rope_theta=100.0)
+WITH = {"local_rope_theta": {"windows": (0, 3)}}  # fields that mean something only beside others
 LIMITS_ONLY = {"context"}  # read by StepScorer and LocalPolicy; their tests show it
 
 
@@ -53,7 +57,7 @@ def test_every_field_has_a_case():
 
 @pytest.mark.parametrize("field", sorted(CHANGES.keys() - LIMITS_ONLY))
 def test_every_field_is_live(field):
-    before, after = tiny_config(), tiny_config(**{field: CHANGES[field]})
+    before, after = (tiny_config(**WITH.get(field, {}), **changes) for changes in ({}, {field: CHANGES[field]}))
     if shapes(before) != shapes(after):
         return
     if field == "remat":
@@ -61,17 +65,30 @@ def test_every_field_is_live(field):
             lambda model: forward(model.backbone, *whole_rows(TOKENS)))(tiny_language_model(0, config)))
         assert "remat" in program(after) and "remat" not in program(before)
         return
-    first, second = (np.asarray(run_forward(tiny_language_model(0, config).backbone, *whole_rows(TOKENS)), np.float32)
-                     for config in (before, after))
+    models = [tiny_language_model(0, config) for config in (before, after)]
+    hidden = [run_forward(model.backbone, *whole_rows(TOKENS)) for model in models]
+    first, second = (np.asarray(logits(*pair), np.float32) for pair in zip(models, hidden))
     assert np.abs(first - second).max() > 1e-3
+    # What a step head reads has no cap.
+    assert (np.abs(np.asarray(hidden[0] - hidden[1], np.float32)).max() > 1e-3) == (field != "logit_softcap")
+
+
+GEMMA = dict(activation="gelu_tanh", norm_plus_one=True, post_norms=True, embed_scale=True, query_scale=0.2,
+             attention_softcap=2.0, logit_softcap=3.0, windows=(3, 0))
 
 
 @pytest.mark.parametrize("changes", [
     {},
+    GEMMA,
+    dict(layers=6, windows=(2, 4, 1, 0, 4, 9), qk_norm=True, rope_scaling=RopeScaling("linear", 4.0), local_rope_theta=50.0),
+    dict(mlp_bias=True, activation="gelu_tanh", kv_heads=1, attention_softcap=1.0),
+    dict(rope_scaling=RopeScaling("dynamic", 3.0, original_context=5), rope_theta=100.0),
+    dict(rope_scaling=RopeScaling("llama3", 4.0, original_context=30), rope_theta=20.0),
+    dict(rope_scaling=RopeScaling("yarn", 4.0, original_context=30, beta_fast=2.0, beta_slow=0.5), rope_theta=20.0),
     dict(attention_bias=True, output_bias=True, qk_norm=True, tie_embeddings=False),
     dict(layers=5, kv_heads=1, rope_theta=500.0),  # deep: the scan stays rolled
     dict(heads=2, kv_heads=2, head_dim=6, norm_eps=1e-2, attention_bias=True),
-], ids=["plain", "all_parts", "deep", "full_heads"])
+], ids=["plain", "gemma", "windows", "biases", "dynamic", "llama3", "yarn", "all_parts", "deep", "full_heads"])
 def test_forward_equals_the_float64_oracle(changes):
     config = tiny_config(**changes)
     model = tiny_language_model(3, config)
@@ -83,9 +100,11 @@ def test_forward_equals_the_float64_oracle(changes):
     np.testing.assert_allclose(logits(model, hidden)[0], expected, atol=3e-4, rtol=3e-4)
 
 
-def test_packed_rows_equal_the_oracle_of_each_part():
+@pytest.mark.parametrize("changes", [{}, GEMMA, dict(rope_scaling=RopeScaling("dynamic", 3.0, original_context=2))],
+                         ids=["plain", "gemma", "dynamic"])
+def test_packed_rows_equal_the_oracle_of_each_part(changes):
     """In: a | b behind each other in one row, then padding. Each part is as if it stood alone."""
-    config = tiny_config()
+    config = tiny_config(**changes)
     model = tiny_language_model(4, config)
     parts = [TOKENS[0, :3], TOKENS[1, :5]]
     tokens = np.concatenate([*parts, [7]])[None]
@@ -163,8 +182,10 @@ def test_parameters_round_trip_and_misfits_are_listed():
                                 "extra, backbone.embedding has shape (3, 3), expected (20, 16)")
 
 
-@pytest.mark.parametrize("field, value", [("kv_heads", 3), ("head_dim", 7), ("layers", 0), ("rope_theta", 0.0),
-                                          ("norm_eps", -1.0), ("dtype", "float16"), ("remat", "some")])
+@pytest.mark.parametrize("field, value", [
+    ("kv_heads", 3), ("head_dim", 7), ("layers", 0), ("rope_theta", 0.0), ("norm_eps", -1.0), ("dtype", "float16"),
+    ("remat", "some"), ("activation", "gelu"), ("query_scale", 0.0), ("attention_softcap", -1.0), ("logit_softcap", 0.0),
+    ("windows", (1, 2, 3)), ("windows", (1, -1)), ("local_rope_theta", -5.0), ("local_rope_theta", 100.0)])
 def test_bad_configs_are_refused(field, value, without_type_checks):
     with pytest.raises(InputError, match=f"field '{field}' = "):
         tiny_config(**{field: value})

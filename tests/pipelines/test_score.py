@@ -72,7 +72,7 @@ GOOD = {"problem": "Add 3 and 4 .", "steps": ["so we have 7"]}
     ([{"problem": "x", "steps": ["a", "b<step>c"]}],
      "in.jsonl:2: field 'steps[1]' = 'b<step>c': contains the separator '<step>'; split it there"),
     ([{"problem": "x", "steps": ["so " * 99]}],
-     "in.jsonl:2: field 'steps': need 1"),
+     "in.jsonl:2: field 'steps': needs 1"),
     ([{"problem": "x", "steps": ["a"], "labels": [1, 1]}],
      "in.jsonl:2: field 'labels': has 2 labels for 1 steps; one label per step is needed"),
 ])
@@ -91,8 +91,8 @@ def test_bad_input_is_one_line_and_no_output(toy, trained, files, capfd, lines, 
 
 @pytest.mark.parametrize(("place", "message"), [
     ("absent", "absent: no such directory; give a model or run directory"),
-    ("data", "data: holds no config.json; give a model or run directory"),
-    ("other", "other/config.json: field 'format' = None: is not 'jaxprm-model-1'; this is not a model that jaxprm"),
+    ("data", "data: holds no weights; give a model or run directory"),
+    ("other", "other: holds no weights; give a model or run directory"),
 ])
 def test_bad_models(toy, files, tmp_path, capsys, place, message):
     (tmp_path / "data").mkdir()

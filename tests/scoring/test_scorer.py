@@ -1,5 +1,7 @@
 """`StepScorer`: scores in = steps out, in order, with few shapes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxprm.errors import InputError
+from jaxprm.models import make_mesh, parameter_shardings, parameters
 from jaxprm.records import Problem, Solution
 from jaxprm.scoring import StepScorer, score_steps
-from jaxprm.scoring.scorer import _score_steps, bucket
+from jaxprm.scoring.scorer import _score_steps, bucket, bucket_rows
 from jaxprm.steps import StepEncoder, StepFormat, pad_solutions
 from jaxprm.testing import tiny_config, tiny_reward_model, word_tokenizer
 
@@ -50,11 +53,45 @@ def test_few_shapes_are_compiled(scorer):
     rng = np.random.default_rng(1)
     _score_steps.clear_cache()
     scorer.score([solution(rng, int(steps)) for steps in rng.integers(1, 12, 60)])
-    shapes = {(tokens, steps) for tokens in (32, 48) for steps in (8, 12)}
+    shapes = {(rows, tokens, steps) for rows, tokens in ((1, 32), (2, 32), (4, 32), (1, 48), (2, 48)) for steps in (8, 12)}
     assert _score_steps._cache_size() <= len(shapes)
-    before = _score_steps._cache_size()
-    scorer.score([solution(rng, int(steps)) for steps in rng.integers(1, 12, 30)])
-    assert _score_steps._cache_size() == before
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        scorer.score([solution(rng, int(steps)) for steps in rng.integers(1, 12, 10 + 3 * seed)])
+    assert _score_steps._cache_size() <= len(shapes)
+
+
+@pytest.mark.parametrize("count, rows", [(1, 1), (2, 2), (3, 4), (4, 4), (5, 5)])
+def test_a_few_solutions_do_not_pay_for_a_full_batch(scorer, count, rows, monkeypatch):
+    scorer = StepScorer(scorer.model, scorer.encoder, batch_tokens=5 * 32)
+    shapes = []
+    monkeypatch.setattr(scorer, "_score", lambda batch, starts: shapes.append(batch.tokens.shape)
+                        or np.zeros(batch.step_ends.shape, np.float32))
+    scorer.score([solution(np.random.default_rng(0), 2)] * count)
+    assert shapes == [(rows, 32)]
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 2, 8]))
+def test_row_buckets_are_powers_of_two_or_full(count, most, divisor):
+    most = max(1, most // divisor) * divisor
+    count = min(count, most)
+    size = bucket_rows(count, most, divisor)
+    assert count <= size <= most and size % divisor == 0
+    assert size == most or (size // divisor).bit_count() == 1 and (size == divisor or size < 2 * count)
+
+
+def test_on_a_mesh_the_scores_are_those_of_one_device():
+    config = tiny_config(vocab_size=WORDS.vocab_size, layers=1, context=48)
+    config = dataclasses.replace(config, vocab_size=-(-config.vocab_size // 2) * 2)
+    model, encoder = tiny_reward_model(0, config=config), StepEncoder(StepFormat(), WORDS)
+    rng = np.random.default_rng(3)
+    solutions = [solution(rng, steps) for steps in (3, 1, 11, 2, 4, 9, 1)]
+    mesh = make_mesh(2, 2, 2)
+    sharded = StepScorer(model, encoder, batch_tokens=128, mesh=mesh)
+    for values, alone in zip(sharded.score(solutions), StepScorer(model, encoder, batch_tokens=128).score(solutions)):
+        np.testing.assert_allclose(values, alone, atol=1e-6)
+    for name, value in parameters(sharded.model).items():
+        assert value.sharding == parameter_shardings([name], mesh)[name]
 
 
 @given(st.integers(0, 100_000), st.sampled_from([8, 32]))
@@ -70,9 +107,9 @@ def test_bucket_sizes():
 
 
 @pytest.mark.parametrize("steps, message", [
-    (("w1", ""), "row 2: field 'step': is an empty step; drop empty steps"),
-    (("w1\nw2",), r"row 2: field 'step': contains the separator '\n'; split it there, or replace the separator inside "
-                  "the step"),
+    (("w1", ""), "row 2: field 'step' = '': is an empty step; drop empty steps"),
+    (("w1\nw2",), r"row 2: field 'step' = 'w1\nw2': contains the separator '\n'; split it there, or replace the "
+                  "separator inside the step"),
     (("w1",) * 23, "row 2: field 'steps': needs 50 tokens, the model's context is 48; split the solution, or use a model "
                    "with a longer context"),
 ])

@@ -1,0 +1,144 @@
+"""Every kind of step head against NumPy, and two heads of published models."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from published import convert, read_config, read_tensors
+
+from jaxprm.errors import InputError
+from jaxprm.models import HeadConfig, RewardModel, StepHead, forward, parameters, with_parameters
+from jaxprm.testing import tiny_config, tiny_reward_model
+
+HEADS = [HeadConfig("scalar"), HeadConfig("binary"), HeadConfig("ranking"), HeadConfig("value"), HeadConfig("difference"),
+         HeadConfig("validity"), HeadConfig("mlp", hidden=7), HeadConfig("ensemble", hidden=5, members=3)]
+by_kind = pytest.mark.parametrize("config", HEADS, ids=lambda config: config.kind)
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+SCORES = {"scalar": lambda y: 1 / (1 + np.exp(-y[..., 0])), "binary": lambda y: softmax(y)[..., 1],
+          "ranking": lambda y: 1 / (1 + np.exp(-y[..., 0])), "value": lambda y: y[..., 0],
+          "difference": lambda y: softmax(y)[..., 1] - softmax(y)[..., 0],
+          "validity": lambda y: softmax(y)[..., 1] + softmax(y)[..., 2], "mlp": lambda y: softmax(y)[..., 1],
+          "ensemble": lambda y: (1 / (1 + np.exp(-y))).mean(-1)}
+
+
+def oracle(config, values, x):
+    p = {name.removeprefix("head."): np.asarray(value, np.float64) for name, value in values.items()}
+    if config.kind == "ensemble":
+        outputs = []
+        for member in range(config.members):
+            y = x
+            for layer in ("first", "second"):
+                y = np.maximum(y @ p[f"{layer}_kernel"][member] + p[f"{layer}_bias"][member], 0)
+            outputs.append(y @ p["last_kernel"][member] + p["last_bias"][member])
+        return np.concatenate(outputs, -1)
+    if config.kind == "mlp":
+        x = np.maximum(x @ p["hidden_kernel"] + p["hidden_bias"], 0)
+    return x @ p["kernel"] + p["bias"]
+
+
+@by_kind
+def test_outputs_and_scores_equal_the_oracle(config):
+    head = tiny_reward_model(1, config).head
+    x = np.random.default_rng(0).standard_normal((2, 4, 16)).astype(np.float32)
+    outputs = head(jnp.asarray(x))
+    assert outputs.shape == (2, 4, config.outputs) and outputs.dtype == jnp.float32
+    expected = oracle(config, parameters(head), x)
+    np.testing.assert_allclose(outputs, expected, atol=2e-5)
+    np.testing.assert_allclose(head.score(outputs), SCORES[config.kind](expected), atol=1e-5)
+    assert np.ptp(head.score(outputs)) > 0.05
+    if config.kind == "validity":
+        np.testing.assert_allclose(head.redundancy(outputs), softmax(expected)[..., 1], atol=1e-5)
+    else:
+        with pytest.raises(InputError, match="field 'kind' = .*: gives no redundancy"):
+            head.redundancy(outputs)
+
+
+@by_kind
+def test_extreme_outputs_stay_numbers(config):
+    head = tiny_reward_model(1, config).head
+    outputs = jnp.asarray([[3e4] + [-3e4] * (config.outputs - 1), [-3e4] * (config.outputs - 1) + [3e4]])
+    scores, gradient = jax.value_and_grad(lambda y: head.score(y).sum())(outputs)
+    assert jnp.isfinite(scores) and jnp.isfinite(gradient).all()
+
+
+@by_kind
+def test_a_new_head_is_undecided_and_learns(config):
+    """Scores begin at an even 0.5 (0 where the scale is centred there, 2/3 for two good labels of three)."""
+    model = RewardModel(tiny_config(), config, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (6, 16))
+    start = {"value": 0.0, "difference": 0.0, "validity": 2 / 3}.get(config.kind, 0.5)
+    np.testing.assert_allclose(model.head.score(model.head(x)), start, atol=1e-6)
+    gradient = jax.grad(lambda head: head.score(head(x)).sum())(model.head)
+    last = parameters(gradient)["last_kernel" if config.kind == "ensemble" else "kernel"]
+    assert np.abs(last).max() > 1e-3
+    assert all(not value.any() for value in parameters(StepHead(16, config)).values())
+
+
+def test_bfloat16_parameters_are_read_in_float32():
+    head = tiny_reward_model(1, HeadConfig("mlp", hidden=7)).head
+    half = {name: value.astype(jnp.bfloat16) for name, value in parameters(head).items()}
+    x = jax.random.normal(jax.random.key(0), (6, 16), jnp.bfloat16)
+    found = with_parameters(head, half)(x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, oracle(head.config, half, np.asarray(x, np.float64)), atol=1e-5)
+
+
+@pytest.mark.parametrize("values, message", [
+    (dict(kind="vote"), "field 'kind' = 'vote': must be one of scalar, binary"),
+    (dict(kind="mlp"), "field 'hidden' = 0: must be at least 1"),
+    (dict(kind="ensemble", hidden=4), "field 'members' = 0: must be at least 1"),
+    (dict(kind="binary", hidden=4), "field 'hidden' = 4: must be 0"),
+    (dict(kind="mlp", hidden=4, members=2), "field 'members' = 2: must be 0")])
+def test_bad_configs_are_refused(values, message, without_type_checks):
+    with pytest.raises(InputError, match=message):
+        HeadConfig(**values)
+
+
+def _mlp(tensors):
+    return HeadConfig("mlp", hidden=tensors["score.0.weight"].shape[0]), {
+        "head.hidden_kernel": tensors["score.0.weight"].T, "head.hidden_bias": tensors["score.0.bias"],
+        "head.kernel": tensors["score.2.weight"].T, "head.bias": tensors["score.2.bias"]}
+
+
+def _ensemble(tensors):
+    members, _, hidden = tensors["score.model.nn1.weight"].shape
+    layers = {"first": "nn1", "second": "nn2", "last": "nn_out"}
+    return HeadConfig("ensemble", hidden, members), {
+        f"head.{ours}_{part}": tensors[f"score.model.{theirs}.{name}"]
+        for ours, theirs in layers.items() for part, name in (("kernel", "weight"), ("bias", "bias"))}
+
+
+@pytest.mark.parametrize("name, read_head", [("qwen_math_prm", _mlp), ("actprm", _ensemble)])
+def test_heads_of_published_models(shared, name, read_head):
+    directory = shared / "fixtures/hf/prm" / name
+    if not directory.is_dir():
+        pytest.skip("no such fixture")
+    expected = json.loads((directory / "expected.json").read_text())
+    tensors = read_tensors(directory)
+    head, values = read_head(tensors)
+    config = read_config(directory)
+    model = jax.eval_shape(lambda: RewardModel(config, head, rngs=nnx.Rngs(0)))
+    values |= convert(tensors, {name: value.shape for name, value in parameters(model).items()})
+    model = with_parameters(model, {name: jnp.asarray(value) for name, value in values.items()})
+
+    rows = expected["rows"]
+    size = max(len(row["input_ids"]) for row in rows)
+    tokens, segments = np.zeros((2, len(rows), size), np.int32)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row["input_ids"])], segments[index, : len(row["input_ids"])] = row["input_ids"], 1
+    positions = np.broadcast_to(np.arange(size, dtype=np.int32), tokens.shape)
+    hidden = jax.jit(forward)(model.backbone, jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(segments))
+    assert sum(len(row["positions"]) for row in rows) > 20
+    for index, row in enumerate(rows):
+        outputs = model.head(hidden[index, np.asarray(row["positions"])])
+        np.testing.assert_allclose(outputs, row["logits"], atol=1e-4)
+        np.testing.assert_allclose(model.head.score(outputs), row["scores"], atol=5e-5)
