@@ -134,12 +134,14 @@ class StepScorer:
 
     def score_ids(self, encoded: Sequence[Row], on_batch: OnBatch = lambda rows, tokens: None) -> list[np.ndarray]:
         """As `score`, for single rows of token ids and step ends (sampled on device, say)."""
-        shapes: dict[tuple[int, int], list[int]] = {}
-        for index, (ids, ends, *_) in enumerate(encoded):
-            shapes.setdefault((bucket(len(ids)), bucket(len(ends), 8)), []).append(index)
+        lengths: dict[int, list[int]] = {}
+        for index, (ids, *_) in enumerate(encoded):
+            lengths.setdefault(bucket(len(ids)), []).append(index)
         shards = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(encoded)
-        for (tokens, steps), members in sorted(shapes.items()):
+        for tokens, members in sorted(lengths.items()):
+            # Reading a step costs next to nothing, a compilation costs seconds: one number of steps for all rows of a length.
+            steps = bucket(max(len(encoded[i][1]) for i in members), 8)
             most = max(1, self.batch_tokens // tokens // shards) * shards
             for start in range(0, len(members), most):
                 chosen = [encoded[i] for i in members[start : start + most]]

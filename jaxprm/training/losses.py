@@ -67,7 +67,8 @@ def token_loss(objective: Callable[..., Loss], language_model: float,
         at = steps.step_ends[:, :, None] == jnp.arange(steps.tokens.shape[1])
         learnt = jnp.any(at & right[:, :, None], axis=1)
         matrix = model.backbone.embedding[...].T.astype(hidden.dtype)
-        predicted = next_token_cross_entropy(hidden[:, :-1], matrix, steps.tokens[:, 1:], learnt[:, 1:])
+        predicted = next_token_cross_entropy(hidden[:, :-1], matrix, steps.tokens[:, 1:], learnt[:, 1:],
+                                             softcap=model.config.logit_softcap)
         metrics = judged.metrics | {"language_model": (predicted.total, predicted.weight)}
         return Loss(judged.total + language_model * predicted.total, judged.weight, metrics)
 
