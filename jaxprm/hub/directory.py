@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import shutil
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,12 @@ from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = "jaxprm-model-1"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+# Fields that did not exist when the first directories of this format were written; their models have the defaults.
+_ADDED: dict[type, tuple[str, ...]] = {
+    TransformerConfig: ("activation", "mlp_bias", "norm_plus_one", "post_norms", "embed_scale", "query_scale",
+                        "attention_softcap", "logit_softcap", "windows", "rope_scaling", "local_rope_theta"),
+    HeadConfig: ("hidden", "members")}
 
 _KINDS: dict[str, type] = {"reward_model": RewardModel, "language_model": LanguageModel}
 
@@ -185,23 +192,38 @@ def _read_tensors(path: Path) -> dict[str, jax.Array]:
 
 
 def _section(config: Mapping[str, Any], name: str, kind: type, path: Path):
-    """Builds a dataclass from a section of the config; every field must be there, and no other."""
+    """Builds a dataclass from a section of the config; every field must be there (but see `_ADDED`), and no other."""
     values = config.get(name)
     if not isinstance(values, dict):
         raise InputError("is missing" if values is None else "must be a JSON object", file=path, field=name)
     hints = typing.get_type_hints(kind)
     for field in (*hints, *values):
-        if field not in hints or field not in values:
+        if field not in hints or field not in values and field not in _ADDED.get(kind, ()):
             raise InputError("is missing" if field in hints else "is not known", file=path, field=f"{name}.{field}")
-        expected = hints[field] if hints[field] in (int, float, bool) else str
-        fits = isinstance(values[field], (int, float) if expected is float else expected)
-        if not fits or (isinstance(values[field], bool) and expected is not bool):
-            raise InputError(f"must be a {expected.__name__}", file=path, field=f"{name}.{field}", value=values[field])
+    fields = {field: _value(value, hints[field], f"{name}.{field}", path) for field, value in values.items()}
     try:
-        return kind(**values)
+        return kind(**fields)
     except InputError as error:
         field = f"{name}.{error.field}"
         raise InputError(error.message, file=path, field=field, value=values.get(error.field)) from None
+
+
+def _value(value: Any, hint: Any, field: str, path: Path) -> Any:
+    """A JSON value as a field of that type; lists become tuples, objects dataclasses."""
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return None if value is None else _value(value, options[0], field, path)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise InputError("must be a list", file=path, field=field, value=value)
+        return tuple(_value(item, options[0], f"{field}[{index}]", path) for index, item in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return _section({field: value}, field, hint, path)
+    expected = hint if hint in (int, float, bool) else str
+    fits = isinstance(value, (int, float) if expected is float else expected)
+    if not fits or (isinstance(value, bool) and expected is not bool):
+        raise InputError(f"must be a {expected.__name__}", file=path, field=field, value=value)
+    return value
 
 
 def _check_vocabulary(config: TransformerConfig, tokenizer: Tokenizer, file: Path) -> None:
