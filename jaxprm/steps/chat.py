@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -92,3 +93,18 @@ class ChatTemplate:
             said = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise InputError(f"the chat template failed: {said[0]}", file=self._file, field="messages", value=messages,
                              hint="give messages that the template accepts, or another template") from error
+
+
+def chat_template_sources(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Jinja text by name, of a directory and its tokenizer_config.json; files beside the configuration win over text inside."""
+    inside = config.get("chat_template") or {}
+    if isinstance(inside, str):
+        inside = {"default": inside}
+    elif not isinstance(inside, Mapping):
+        inside = {entry["name"]: entry["template"] for entry in inside}
+    file = directory / "chat_template.jinja"
+    named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    beside = {path.stem: path.read_text(encoding="utf-8") for path in named}
+    if file.is_file():
+        beside["default"] = file.read_text(encoding="utf-8")
+    return beside or dict(inside)

@@ -20,7 +20,7 @@ import tokenizers
 from tokenizers import processors
 
 from jaxprm.errors import InputError
-from jaxprm.steps.chat import ChatTemplate
+from jaxprm.steps.chat import ChatTemplate, chat_template_sources
 from jaxprm.steps.tokenizer_files import bpe_from_sentencepiece, qwen2_from_files
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -161,7 +161,7 @@ def load_hf_tokenizer(directory: str | os.PathLike, add_bos: bool | None = None)
     text = file.read_text(encoding="utf-8") if file.suffix == ".json" and file.name == "tokenizer.json" else None
     try:
         special, listed = _special_tokens(directory, config, kind)
-        sources = _chat_templates(directory, config)
+        sources = chat_template_sources(directory, config)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError("special tokens or chat templates are not in the form of transformers "
                          f"({type(error).__name__}: {error})", file=directory / "tokenizer_config.json") from error
@@ -307,18 +307,3 @@ def _post_processor(tokenizer: tokenizers.Tokenizer, before: list[int], behind: 
     single = [*(f"{piece[i]}:0" for i in before), "$A:0", *(f"{piece[i]}:0" for i in behind)]
     pair = [*single, *(f"{piece[i]}:1" for i in before), "$B:1", *(f"{piece[i]}:1" for i in behind)]
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[(piece[i], i) for i in piece])
-
-
-def _chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Jinja text by name. A ``chat_template.jinja`` beside the configuration wins over the text inside it."""
-    inside = config.get("chat_template") or {}
-    if isinstance(inside, str):
-        inside = {"default": inside}
-    elif not isinstance(inside, Mapping):
-        inside = {entry["name"]: entry["template"] for entry in inside}
-    file = directory / "chat_template.jinja"
-    named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
-    beside = {path.stem: path.read_text(encoding="utf-8") for path in named}
-    if file.is_file():
-        beside["default"] = file.read_text(encoding="utf-8")
-    return beside or dict(inside)

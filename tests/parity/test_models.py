@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxprm.hub.export import export_directory
 from jaxprm.hub.hf_config import read_hf_config
+from jaxprm.hub.hf_config_write import carried_fields, find_model_type
 from jaxprm.hub.hf_weights import load_backbone, open_weights
-from jaxprm.models import HeadConfig, LanguageModel, RewardModel, forward, logits, with_parameters
+from jaxprm.models import (HeadConfig, LanguageModel, RewardModel, TransformerConfig, forward, logits, parameters,
+                           with_parameters)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -100,6 +103,70 @@ def test_token_classification(name, build, tmp_path):
     theirs.save_pretrained(tmp_path)
     _, ours = load(tmp_path, head=True)
     check(name, theirs, ours, 0.3)
+
+
+def reopened(transformers, task: str, directory):
+    """The directory as transformers loads it; every tensor must find its place."""
+    loader = getattr(transformers, f"AutoModelFor{task}")
+    model, info = loader.from_pretrained(directory, attn_implementation="eager", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exported_language_models(name, build, transformers, tmp_path):
+    theirs = build(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    config, ours = load(tmp_path / "theirs")
+    export_directory(tmp_path / "ours", config.transformer, config.model_type, parameters(ours), tokenizer_files={},
+                     extra=carried_fields(config.raw), shard_bytes=20_000 if name == "qwen3" else 10**9)
+    again = reopened(transformers, "CausalLM", tmp_path / "ours")
+    assert type(again) is type(theirs)
+    ids, mask, positions = batch(rows(name), "right")
+    np.testing.assert_array_equal(torch_logits(again, ids, mask, positions), torch_logits(theirs, ids, mask, positions))
+    assert read_hf_config(tmp_path / "ours").transformer == config.transformer
+
+
+@pytest.mark.parametrize("name, kind", [("llama", "scalar"), ("qwen2", "validity"),
+                                        *((name, "binary") for name in CLASSIFIERS)])
+def test_exported_classifiers(name, kind, build, transformers, tmp_path):
+    """A head of our own on a backbone of theirs; a single output w becomes the rows [0; w]."""
+    build(name).save_pretrained(tmp_path / "theirs")
+    config, language_model = load(tmp_path / "theirs")
+    head = HeadConfig(kind)
+    values = {key: value for key, value in parameters(language_model).items() if key.startswith("backbone.")}
+    rng = np.random.default_rng(0)
+    for key, shape in (("head.kernel", (config.transformer.width, head.outputs)), ("head.bias", (head.outputs,))):
+        values[key] = jnp.asarray(rng.normal(size=shape) * 0.2, jnp.float32)
+    empty = jax.eval_shape(lambda: RewardModel(config.transformer, head, rngs=nnx.Rngs(0)))
+    ours = with_parameters(empty, values)
+    export_directory(tmp_path / "ours", config.transformer, config.model_type, parameters(ours), head, tokenizer_files={})
+    again = reopened(transformers, "TokenClassification", tmp_path / "ours")
+    ids, mask, positions = batch(rows(name), "left")
+    kept = mask.astype(bool)
+    expected, found = torch_logits(again, ids, mask, positions)[kept], np.asarray(our_logits(ours, ids, mask, positions))[kept]
+    if kind == "scalar":
+        expected = expected[:, 1:] - expected[:, :1]
+    assert expected.std() > 0.3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+    probability = np.exp(expected - np.logaddexp.reduce(expected, -1, keepdims=True)) if kind != "scalar" else None
+    score = {"binary": lambda: probability[:, 1], "validity": lambda: probability[:, 1:].sum(-1),
+             "scalar": lambda: 1 / (1 + np.exp(-expected[:, 0]))}[kind]()
+    np.testing.assert_allclose(ours.head.score(jnp.asarray(found)), score, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": True}, {"qk_norm": True, "head_dim": 10},
+                                     {"windows": (4, 4), "tie_embeddings": True}],
+                         ids=["plain", "bias", "qk-norm", "window"])
+def test_models_born_here(changes, transformers, tmp_path):
+    transformer = TransformerConfig(vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, mlp_dim=48, context=64,
+                                    **{"head_dim": 8, **changes})
+    empty = jax.eval_shape(lambda: LanguageModel(transformer, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(1)
+    ours = with_parameters(empty, {name: jnp.asarray(rng.normal(size=value.shape) * 0.3 + ("scale" in name), jnp.float32)
+                                   for name, value in parameters(empty).items()})
+    export_directory(tmp_path, transformer, find_model_type(transformer), parameters(ours), tokenizer_files={})
+    check("born-" + "-".join(changes), reopened(transformers, "CausalLM", tmp_path), ours)
 
 
 def test_a_difference_would_show(build, tmp_path):
