@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from jaxprm.cli.config import config_folders, find_config, resolve, shipped_configs
 from jaxprm.errors import InputError
+from jaxprm.models import RopeScaling, TransformerConfig
 
 SPEC = importlib.util.spec_from_file_location("configs_for_tests", Path(__file__).with_name("configs_for_tests.py"))
 parts = sys.modules["configs_for_tests"] = importlib.util.module_from_spec(SPEC)
@@ -57,6 +59,36 @@ def test_the_operative_text_resolves_to_the_same(config):
     assert "seed = 7" in resolved.text and "learning_rate = 0.1" in resolved.text
     again = resolve(config(resolved.text, "again.gin"))
     assert again.config == resolved.config and again.sha256 == resolved.sha256
+
+
+ARCHITECTURE = """from __gin__ import dynamic_registration
+from jaxprm.models import config as models
+from jaxprm.models import rope
+models.TransformerConfig:
+  vocab_size = 20
+  layers = 2
+  windows = (4, 0)
+  attention_softcap = 50
+  rope_scaling = @rope.RopeScaling()
+rope.RopeScaling.kind = "llama3"
+rope.RopeScaling.factor = 8.0
+rope.RopeScaling.original_context = %s
+"""
+
+
+def test_architectures_hold_tuples_and_parts(config, without_type_checks):
+    resolved = resolve(config(ARCHITECTURE % 64))
+    assert resolved.config == TransformerConfig(20, layers=2, windows=(4, 0), attention_softcap=50,
+                                                rope_scaling=RopeScaling("llama3", 8.0, 64))
+    assert resolve(config(resolved.text, "again.gin")).sha256 == resolved.sha256
+    for text, message in [
+            (ARCHITECTURE.replace("(4, 0)", "(4, 0, 0)") % 64, "must have one number for each of the 2 layers"),
+            (ARCHITECTURE.replace("(4, 0)", "(4, 0.5)") % 64, "windows' = (4, 0.5): element 1 = 0.5 must be a whole"),
+            (ARCHITECTURE % "None", "must be at least 1 for llama3 rope scaling"),
+            (ARCHITECTURE % "'64'", "must be a whole number or None, not a text")]:
+        with pytest.raises(InputError, match=re.escape(message)) as caught:
+            resolve(config(text))
+        assert "\n" not in str(caught.value) and "test.gin" in str(caught.value)
 
 
 def test_hash_depends_on_values_alone(config):

@@ -1,5 +1,6 @@
 """Model directories: what is saved is what is loaded, and everything that does not fit is one line."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -56,6 +57,26 @@ def test_round_trip(saved, encoder):
                                   StepScorer(loaded.model, loaded.encoder).score(solution)[0])
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
     assert load_reward_model(saved.parent).info["seed"] == 3 and find_model(saved.parent) == saved
+
+
+def test_round_trip_of_every_architecture(encoder, tmp_path):
+    config = TransformerConfig(encoder.tokenizer.vocab_size, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp_dim=24,
+                               activation="gelu_tanh", mlp_bias=True, post_norms=True, query_scale=0.5, logit_softcap=30.0,
+                               windows=(4, 0), rope_scaling=RopeScaling("yarn", 4, 64), local_rope_theta=100)
+    model = RewardModel(config, HeadConfig("ensemble", hidden=4, members=3), rngs=nnx.Rngs(0))
+    loaded = load_reward_model(save_model(tmp_path / "model", model, encoder, {})).model
+    assert loaded.config == config and loaded.head.config == model.head.config
+    assert hash(loaded.config) == hash(config)  # jit caches by it
+
+
+def test_directories_from_before_the_other_architectures_load(saved, encoder):
+    config = json.loads((saved / "config.json").read_text())
+    later = ("activation", "mlp_bias", "norm_plus_one", "post_norms", "embed_scale", "query_scale", "attention_softcap",
+             "logit_softcap", "windows", "rope_scaling", "local_rope_theta")
+    edit(saved, transformer=dict.fromkeys(later, ...), head={"hidden": ..., "members": ...})
+    assert set(config["transformer"]) - set(json.loads((saved / "config.json").read_text())["transformer"]) == set(later)
+    loaded = load_reward_model(saved)
+    assert loaded.model.config == reward_model(encoder).config and loaded.model.head.config == HeadConfig("binary")
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -142,6 +163,15 @@ def edit(saved, **sections):
     ({"transformer": {"width": "16"}}, "field 'transformer.width' = '16': must be a int"),
     ({"transformer": {"layers": True}}, "field 'transformer.layers' = True: must be a int"),
     ({"transformer": {"kv_heads": 3}}, "field 'transformer.kv_heads' = 3: must divide heads = 2"),
+    ({"transformer": {"windows": 4}}, "field 'transformer.windows' = 4: must be a list"),
+    ({"transformer": {"windows": [4, "all"]}}, "field 'transformer.windows[1]' = 'all': must be a int"),
+    ({"transformer": {"windows": [4]}}, "field 'transformer.windows' = [4]: must have one number for each of the 2 layers"),
+    ({"transformer": {"query_scale": "1"}}, "field 'transformer.query_scale' = '1': must be a float"),
+    ({"transformer": {"rope_scaling": "yarn"}}, "field 'transformer.rope_scaling': must be a JSON object"),
+    ({"transformer": {"rope_scaling": {"kind": "linear"}}}, "field 'transformer.rope_scaling.factor': is missing"),
+    ({"transformer": {"rope_scaling": dataclasses.asdict(RopeScaling("linear", 2.0)) | {"factor": 0.5}}},
+     "field 'transformer.rope_scaling.factor' = 0.5: must be at least 1"),
+    ({"head": {"hidden": 4}}, "field 'head.hidden' = 4: must be 0"),
     ({"head": None}, "field 'head': is missing"),
     ({"head": {"kind": "ternary"}}, "field 'head.kind' = 'ternary': must be one of scalar, binary, ranking, value"),
     ({"step_format": {"aggregation": "median"}}, "field 'step_format.aggregation' = 'median': must be one of min"),

@@ -77,7 +77,9 @@ def test_ragged_chunks_and_gathers_equal_one_forward(model, with_prompt):
             expected = full(model, rows)
             for r in range(len(rows)):
                 at = slice(int(starts[r]), int(starts[r]) + lengths[r])
-                np.testing.assert_allclose(hidden[r, : lengths[r]], expected[r, at], atol=1e-5)
+                # Post-norms and scaled embeddings make numbers larger, and their rounding with them.
+                atol = 4e-5 if model.config.windows else 1e-5
+                np.testing.assert_allclose(hidden[r, : lengths[r]], expected[r, at], atol=atol)
             if rng.random() < 0.6:
                 parents = rng.integers(0, width, (problems, width)).astype(np.int32)
                 cache = cache.gather(jnp.asarray(parents))

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from published import convert, read_config, read_tensors
 
 from jaxprm.errors import InputError
 from jaxprm.models import HeadConfig, RewardModel, StepHead, forward, parameters, with_parameters
@@ -66,27 +65,27 @@ def test_outputs_and_scores_equal_the_oracle(config):
 def test_extreme_outputs_stay_numbers(config):
     head = tiny_reward_model(1, config).head
     outputs = jnp.asarray([[3e4] + [-3e4] * (config.outputs - 1), [-3e4] * (config.outputs - 1) + [3e4]])
-    scores, gradient = jax.value_and_grad(lambda y: head.score(y).sum())(outputs)
+    scores, gradient = jax.jit(jax.value_and_grad(lambda y: head.score(y).sum()))(outputs)
     assert jnp.isfinite(scores) and jnp.isfinite(gradient).all()
 
 
 @by_kind
 def test_a_new_head_is_undecided_and_learns(config):
     """Scores begin at an even 0.5 (0 where the scale is centred there, 2/3 for two good labels of three)."""
-    model = RewardModel(tiny_config(), config, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (6, 16))
+    head = jax.jit(lambda: RewardModel(tiny_config(), config, rngs=nnx.Rngs(0)).head)()
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 16)), jnp.float32)
     start = {"value": 0.0, "difference": 0.0, "validity": 2 / 3}.get(config.kind, 0.5)
-    np.testing.assert_allclose(model.head.score(model.head(x)), start, atol=1e-6)
-    gradient = jax.grad(lambda head: head.score(head(x)).sum())(model.head)
+    scores, gradient = jax.jit(jax.vmap(jax.value_and_grad(lambda head, x: head.score(head(x))), (None, 0)))(head, x)
+    np.testing.assert_allclose(scores, start, atol=1e-6)
     last = parameters(gradient)["last_kernel" if config.kind == "ensemble" else "kernel"]
     assert np.abs(last).max() > 1e-3
-    assert all(not value.any() for value in parameters(StepHead(16, config)).values())
+    assert not any(value.any() for value in parameters(StepHead(16, config)).values())
 
 
 def test_bfloat16_parameters_are_read_in_float32():
     head = tiny_reward_model(1, HeadConfig("mlp", hidden=7)).head
     half = {name: value.astype(jnp.bfloat16) for name, value in parameters(head).items()}
-    x = jax.random.normal(jax.random.key(0), (6, 16), jnp.bfloat16)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 16)), jnp.bfloat16)
     found = with_parameters(head, half)(x)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, oracle(head.config, half, np.asarray(x, np.float64)), atol=1e-5)
@@ -118,16 +117,16 @@ def _ensemble(tensors):
 
 
 @pytest.mark.parametrize("name, read_head", [("qwen_math_prm", _mlp), ("actprm", _ensemble)])
-def test_heads_of_published_models(shared, name, read_head):
+def test_heads_of_published_models(shared, published, name, read_head):
     directory = shared / "fixtures/hf/prm" / name
     if not directory.is_dir():
         pytest.skip("no such fixture")
     expected = json.loads((directory / "expected.json").read_text())
-    tensors = read_tensors(directory)
+    tensors = published.tensors(directory)
     head, values = read_head(tensors)
-    config = read_config(directory)
+    config = published.config(directory)
     model = jax.eval_shape(lambda: RewardModel(config, head, rngs=nnx.Rngs(0)))
-    values |= convert(tensors, {name: value.shape for name, value in parameters(model).items()})
+    values |= published.convert(tensors, {name: value.shape for name, value in parameters(model).items()})
     model = with_parameters(model, {name: jnp.asarray(value) for name, value in values.items()})
 
     rows = expected["rows"]

@@ -56,6 +56,19 @@ def test_token_log_probs_and_entropies_equal_the_oracle(chunk, temperature):
     np.testing.assert_allclose(entropies, -(np.exp(logp) * logp).sum(-1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_cap_bends_logits_before_the_temperature():
+    hidden, unembedding, targets, mask = data(1)
+    h, u, y, m = device(hidden, unembedding, targets, mask)
+    capped = 0.5 * np.tanh(hidden @ unembedding / 0.5) / 0.7
+    logp = capped - np.log(np.exp(capped).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(logp, targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(token_log_probs(h, u, y, 0.7, softcap=0.5), chosen, atol=1e-5)
+    np.testing.assert_allclose(token_entropies(h, u, 0.7, softcap=0.5), -(np.exp(logp) * logp).sum(-1), atol=1e-5)
+    u2 = jnp.asarray(0.7 * unembedding)
+    np.testing.assert_allclose(next_token_cross_entropy(h, u2, y, m, softcap=1e4).total,
+                               next_token_cross_entropy(h, u2, y, m).total, rtol=1e-4)
+
+
 def test_log_probs_are_differentiable_and_sum_to_one():
     hidden, unembedding, targets, mask = data(2)
     h, u, y, _ = device(hidden, unembedding, targets, mask)

@@ -24,8 +24,8 @@ CONFIG = ReinforceConfig(updates=6, problems=3, samples=4, limit=8, max_steps=5,
                          optimizer=OptimizerConfig(learning_rate=2e-2, warmup=0.0, weight_decay=0.0))
 
 
-def models():
-    config = tiny_config(vocab_size=ENCODER.tokenizer.vocab_size)
+def models(**changes):
+    config = tiny_config(vocab_size=ENCODER.tokenizer.vocab_size, **changes)
     return tiny_language_model(0, config), tiny_reward_model(1, config=config)
 
 
@@ -42,9 +42,9 @@ def rollout(worker, policy, key=0):
     return prompts, lengths, worker.rollout(policy, jax.random.key(key), prompts, lengths)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_trainer_log_probs_are_those_of_the_sampler(temperature):
-    policy, _ = models()
+@pytest.mark.parametrize("temperature, cap", [(1.0, None), (0.7, None), (0.7, 1.5)])
+def test_trainer_log_probs_are_those_of_the_sampler(temperature, cap):
+    policy, _ = models(logit_softcap=cap)
     worker = Reinforcer(dataclasses.replace(CONFIG, temperature=temperature), ENCODER, CONFIG.optimizer.build(1))
     prompts, lengths, samples = rollout(worker, policy)
     rows = worker.rows(prompts, lengths, samples)

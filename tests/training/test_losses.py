@@ -2,22 +2,24 @@
 
 import jax
 import numpy as np
+import pytest
 
 from jaxprm.data.examples import language_model_example, step_example
 from jaxprm.data.pipeline import LanguageModelDataset, StepDataset
 from jaxprm.models import parameters
 from jaxprm.objectives import binary_cross_entropy, pqm_ranking
-from jaxprm.testing import random_solutions, tiny_language_model, tiny_reward_model
+from jaxprm.testing import random_solutions, tiny_config, tiny_language_model, tiny_reward_model
 from jaxprm.testing.oracles import decoder_hidden, next_token_logits
 from jaxprm.training import language_model_loss, step_loss
 
 SOLUTIONS = random_solutions(3, 5)
 
 
-def test_language_model_loss_is_the_mean_over_completions():
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_language_model_loss_is_the_mean_over_completions(cap):
     examples = [language_model_example(s.ids[:2], s.ids[2:]) for s in SOLUTIONS]
     (batch,) = LanguageModelDataset(examples, row_tokens=64, batch_rows=2, seed=None, epochs=1)
-    model = tiny_language_model(0)
+    model = tiny_language_model(0, tiny_config(logit_softcap=cap))
     loss = jax.jit(language_model_loss)(model, batch)
     terms = []
     for solution in SOLUTIONS:

@@ -2,12 +2,14 @@
 
 import json
 import math
+import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import pytest
 import safetensors.numpy
 from flax import nnx
 
@@ -101,3 +103,9 @@ def convert(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) 
         values[name] = np.stack([layers[index] for index in range(len(layers))])
     assert all(math.prod(shapes[name]) == value.size for name, value in values.items())
     return {name: value.reshape(shapes[name]) for name, value in values.items()}
+
+
+@pytest.fixture(scope="session")
+def published() -> types.SimpleNamespace:
+    """The functions of this file."""
+    return types.SimpleNamespace(tensors=read_tensors, config=read_config, language_model=read_language_model, convert=convert)
