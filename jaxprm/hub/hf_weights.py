@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprm.errors import InputError
-from jaxprm.hub.hf_names import Entry, Layout, tensor_table, unembedding_name
+from jaxprm.hub.hf_names import Entry, tensor_table, unembedding_name
 from jaxprm.hub.torch_files import BIN, BIN_INDEX, TorchFiles, open_torch_index
 from jaxprm.hub.weight_files import (SAFETENSORS, SAFETENSORS_INDEX, SafetensorFiles, WeightFiles, check_index, read_index,
                                      shortened)
@@ -129,39 +129,30 @@ def _parameter(weights: WeightFiles, names: list[str], entry: Entry, dtype: jnp.
 def _shard(weights: WeightFiles, names: list[str], entry: Entry, index: tuple[slice, ...], dtype: jnp.dtype,
            device: jax.Device) -> jax.Array:
     """One shard of a parameter: the part ``index`` of it, on ``device``."""
-    layout = entry.layout
+    layers, index = (slice(0, 1), index) if entry.layer is None else (index[0], index[1:])
+    slices, sizes, rest = entry.layout.part(index)
+
+    def read(name: str) -> np.ndarray:  # a strided view: whoever copies it puts the axes in order
+        return entry.layout.from_file(weights.read(name, slices), sizes)[rest]
+
+    names = names[layers]
     if entry.layer is None:
-        slices, sizes, rest = layout.part(index)
-        return _arranged(jax.device_put(weights.read(names[0], slices), device), layout, tuple(sizes.items()), _bounds(rest),
-                         dtype)
-    slices, sizes, rest = layout.part(index[1:])
-    names = names[index[0]]
-    shape = (len(names), *(part.stop - part.start for part in index[1:]))
+        return jax.device_put(read(names[0]), device).astype(dtype)
+    shape = (len(names), *(part.stop - part.start for part in index))
     if math.prod(shape) * dtype.itemsize <= _HOST_STACK:
         host = np.empty(shape, dtype)
         for layer, name in enumerate(names):
-            host[layer] = layout.from_file(weights.read(name, slices), sizes)[rest]
+            host[layer] = read(name)
         return jax.device_put(host, device)
     stack = jnp.zeros(shape, dtype, device=device)
     for layer, name in enumerate(names):
-        tensor = jax.device_put(weights.read(name, slices), device)
-        stack = _filled(stack, tensor, layer, layout, tuple(sizes.items()), _bounds(rest))
+        stack = _filled(stack, jax.device_put(read(name), device), layer)
         stack.block_until_ready()  # else the host runs ahead, and holds every tensor that waits for its turn
     return stack
 
 
-def _bounds(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((part.start, part.stop) for part in index)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _arranged(tensor, layout: Layout, sizes, bounds, dtype):
-    return layout.from_file(tensor, dict(sizes))[tuple(slice(*bound) for bound in bounds)].astype(dtype)
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5), donate_argnums=0)
-def _filled(stack, tensor, layer, layout: Layout, sizes, bounds):
-    part = layout.from_file(tensor, dict(sizes))[tuple(slice(*bound) for bound in bounds)]
+@functools.partial(jax.jit, donate_argnums=0)
+def _filled(stack, part, layer):
     return jax.lax.dynamic_update_index_in_dim(stack, part.astype(stack.dtype), layer, 0)
 
 

@@ -48,7 +48,7 @@ def _value(hint: Any, value: Any, file: Path, name: str) -> Any:
     if typing.get_origin(expected) is tuple:
         if not isinstance(value, list):
             raise InputError("must be a list", file=file, field=name, value=value)
-        return tuple(_value(typing.get_args(expected)[0], item, file, name) for item in value)
+        return tuple(_value(typing.get_args(expected)[0], item, file, f"{name}[{index}]") for index, item in enumerate(value))
     if expected not in (int, float, bool):
         expected = str  # a Literal: the dataclass checks which
     fits = isinstance(value, (int, float) if expected is float else expected)

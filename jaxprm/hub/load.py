@@ -43,23 +43,39 @@ _UNREAD = ("lm_head.*", "pretrained_model.lm_head.*")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OpenedModel:
-    """What a checkpoint is, before its tensors are read.
-
-    Attributes:
-      checkpoint: where its parts lie. config, weights, tokenizer: the parts, opened.
-      family: of a published model, ``None`` for one that we trained and exported.
-      settings: how the family is read.
-      encoder: text -> tokens and read positions.
-      head: how its head is made, ``None`` for an implicit model.
-      transformer: the decoder, with as many embedding rows as the files have.
-      recorded: what an export has noted about where the model comes from.
-    """
+class Parts:
+    """A checkpoint, opened: where its parts lie, and what they are before tensors are read."""
 
     checkpoint: Checkpoint
     config: HFConfig
     weights: WeightFiles
     tokenizer: HFTokenizer
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike, base: str | os.PathLike | None = None, inner: str = "") -> Parts:
+        """Raises InputError if a part is missing or broken."""
+        checkpoint = find_checkpoint(local_directory(directory), base=None if base is None else local_directory(base),
+                                     inner=inner)
+        config = read_hf_config(checkpoint.config)
+        weights = open_weights(checkpoint.weights)
+        if checkpoint.adapter is not None:
+            weights = merged(weights, checkpoint.adapter)
+        return cls(checkpoint, config, weights, load_hf_tokenizer(checkpoint.tokenizer))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenedModel(Parts):
+    """What a checkpoint is, before its tensors are read.
+
+    Attributes:
+      family: of a published model, ``None`` for one that we trained and exported.
+      settings: how the family is read.
+      encoder: text -> tokens and read positions.
+      head: how its head is made, ``None`` for an implicit model.
+      transformer: the decoder; for PQM with as many embedding rows as the files have.
+      recorded: what an export has noted about where the model comes from.
+    """
+
     family: Family | None
     settings: Settings
     encoder: FamilyEncoder | StepEncoder
@@ -108,14 +124,9 @@ def open_prm(directory: str | os.PathLike, family: str | None = None, *, setting
     Raises:
       InputError: a part is missing or broken, the family is not certain (the candidates are listed) or does not fit.
     """
-    path = local_directory(directory)
-    checkpoint = find_checkpoint(path, base=None if base is None else local_directory(base), inner=settings.variant)
-    config = read_hf_config(checkpoint.config)
-    weights = open_weights(checkpoint.weights)
-    if checkpoint.adapter is not None:
-        weights = merged(weights, checkpoint.adapter)
-    tokenizer = load_hf_tokenizer(checkpoint.tokenizer)
-    transformer = dataclasses.replace(config.transformer, vocab_size=stored_vocabulary(weights))
+    parts = Parts.open(directory, base, settings.variant)
+    checkpoint, config, weights, tokenizer = parts.checkpoint, parts.config, parts.weights, parts.tokenizer
+    transformer = config.transformer
     section = config.raw.get("jaxprm")
     if isinstance(section, dict) and family is None:
         own = own_model(section, tokenizer, checkpoint.config / CONFIG)
@@ -127,7 +138,7 @@ def open_prm(directory: str | os.PathLike, family: str | None = None, *, setting
     if family is not None:
         chosen = family_named(family)
     else:
-        chosen = detect(_evidence(checkpoint, config, weights, tokenizer, reference), path)
+        chosen = detect(_evidence(parts, reference), checkpoint.adapter or checkpoint.weights)
     if reference != (chosen.head is None):
         said = "needs one" if chosen.head is None else f"the family {chosen.name} has none"
         raise InputError(said, field="reference", hint="give it with --reference" if chosen.head is None else "leave it out")
@@ -135,9 +146,8 @@ def open_prm(directory: str | os.PathLike, family: str | None = None, *, setting
         encoder = chosen.encoder(tokenizer, settings)
     except InputError as error:
         raise error.located(file=error.file or checkpoint.tokenizer) from None
-    if transformer.vocab_size != config.transformer.vocab_size and chosen.name != "pqm":
-        # Only PQM is published with a table that was resized after its config was written.
-        transformer = config.transformer
+    if chosen.name == "pqm":  # published with a table that was resized after its config was written
+        transformer = dataclasses.replace(transformer, vocab_size=stored_vocabulary(weights))
     return OpenedModel(checkpoint, config, weights, tokenizer, chosen, settings, encoder, chosen.head, transformer)
 
 
@@ -185,12 +195,11 @@ def is_own(directory: Path) -> bool:
     return isinstance(config, dict) and config.get("format") == FORMAT
 
 
-def _evidence(checkpoint: Checkpoint, config: HFConfig, weights: WeightFiles, tokenizer: HFTokenizer,
-              reference: bool) -> Evidence:
-    return Evidence(config.architecture, config.model_type,
-                    frozenset(name.removeprefix("pretrained_model.") for name in weights.names()),
-                    frozenset(path.name for path in checkpoint.weights.iterdir()), tokenizer,
-                    adapter=checkpoint.adapter is not None, reference=reference)
+def _evidence(parts: Parts, reference: bool) -> Evidence:
+    return Evidence(parts.config.architecture, parts.config.model_type,
+                    frozenset(name.removeprefix("pretrained_model.") for name in parts.weights.names()),
+                    frozenset(path.name for path in parts.checkpoint.weights.iterdir()), parts.tokenizer,
+                    adapter=parts.checkpoint.adapter is not None, reference=reference)
 
 
 def _recorded(section: Mapping[str, Any], settings: Settings, file: Path) -> tuple[str | None, Settings]:

@@ -9,7 +9,8 @@ from jaxprm.errors import InputError
 from jaxprm.hub.checkpoints import local_directory
 from jaxprm.hub.directory import LoadedModel, find_model, load_language_model, load_reward_model, read_config
 from jaxprm.hub.families import Settings
-from jaxprm.hub.load import OpenedModel, is_own, open_prm
+from jaxprm.hub.families.detect import UncertainFamily
+from jaxprm.hub.load import OpenedModel, Parts, is_own, open_prm
 from jaxprm.models.parameters import parameters
 from jaxprm.steps.format import StepEncoder
 
@@ -38,8 +39,13 @@ def describe(directory: str | os.PathLike, family: str | None = None, *, setting
     path = local_directory(directory)
     if is_own(path):
         return _own(path)
-    # Whether a reference is given changes no more than that implicit models are not refused.
-    return _published(open_prm(directory, family, settings=settings, base=base, reference=family == "implicit"))
+    try:
+        # Whether a reference is given changes no more than that implicit models are not refused.
+        opened = open_prm(directory, family, settings=settings, base=base, reference=family == "implicit")
+    except UncertainFamily as error:
+        return _parts(Parts.open(directory, base, settings.variant)) + [
+            ("family", "not certain"), ("warning", f"it cannot be scored like this: {error.message}; {error.hint}")]
+    return _published(opened)
 
 
 def _own(directory: str | os.PathLike) -> Facts:
@@ -74,9 +80,8 @@ def _step_format(encoder: StepEncoder) -> Facts:
             ("aggregation", step_format.aggregation)]
 
 
-def _published(opened: OpenedModel) -> Facts:
-    checkpoint, encoder = opened.checkpoint, opened.encoder
-    tensors = opened.weights.names()
+def _parts(opened: Parts) -> Facts:
+    checkpoint, tensors = opened.checkpoint, opened.weights.names()
     count = sum(math.prod(info.shape) for info in tensors.values())
     size = sum(math.prod(info.shape) * info.dtype.itemsize for info in tensors.values())
     kinds = ", ".join(sorted({str(info.dtype) for info in tensors.values()}))
@@ -87,8 +92,15 @@ def _published(opened: OpenedModel) -> Facts:
         rows.append(("adapted model", str(checkpoint.weights)))
     places = {"config from": checkpoint.config, "tokenizer from": checkpoint.tokenizer}
     rows += [(name, str(place)) for name, place in places.items() if place != checkpoint.weights]
-    rows.append(("architecture", ", ".join(f"{name} {value}" for name, value in vars(opened.transformer).items()
+    rows.append(("architecture", ", ".join(f"{name} {value}" for name, value in vars(opened.config.transformer).items()
                                            if value not in (None, (), False) and name not in ("dtype", "remat"))))
+    rows.append(("tokenizer", f"{opened.tokenizer.vocab_size:,} entries, begin token {opened.tokenizer.bos_token!r} "
+                              f"({opened.tokenizer.rule})"))
+    return rows
+
+
+def _published(opened: OpenedModel) -> Facts:
+    rows, encoder = _parts(opened), opened.encoder
     family = opened.family.name if opened.family else "our own model, exported"
     if opened.family and opened.family.variants:
         family += f" (variant {opened.settings.variant or 'main'}; also {', '.join(opened.family.variants)})"
@@ -104,8 +116,6 @@ def _published(opened: OpenedModel) -> Facts:
         rows.append(("activation", ACTIVATIONS[opened.head.kind]))
     if not isinstance(encoder, StepEncoder):
         rows.append(("aggregation", encoder.aggregation))
-    rows.append(("tokenizer", f"{opened.tokenizer.vocab_size:,} entries, begin token {opened.tokenizer.bos_token!r} "
-                              f"({opened.tokenizer.rule})"))
     return rows + _info(opened.recorded) + [("warning", text) for text in warnings(opened)]
 
 

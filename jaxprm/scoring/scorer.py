@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxprm.errors import InputError
 from jaxprm.models.parameters import batch_sharding, parameter_shardings, parameters, with_parameters
 from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Solution
 from jaxprm.scoring.implicit import ImplicitModel, implicit_scores
 from jaxprm.scoring.steps import score_steps
@@ -26,6 +27,7 @@ Row = tuple
 """(ids, ends) or (ids, ends, start): token ids, the index at which each step is read, and for an `ImplicitModel` the first
 position whose log-ratio counts."""
 
+_Model = TypeVar("_Model", RewardModel, LanguageModel, ImplicitModel)
 OnBatch = Callable[[int, int], None]
 
 
@@ -164,7 +166,7 @@ class StepScorer:
             return _score_steps(self.model, batch)
 
 
-def _place(model: RewardModel | ImplicitModel, mesh: jax.sharding.Mesh) -> RewardModel | ImplicitModel:
+def _place(model: _Model, mesh: jax.sharding.Mesh) -> _Model:
     if isinstance(model, ImplicitModel):
         return dataclasses.replace(model, policy=_place(model.policy, mesh), reference=_place(model.reference, mesh))
     values = parameters(model)

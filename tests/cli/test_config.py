@@ -85,7 +85,7 @@ def test_architectures_hold_tuples_and_parts(config, without_type_checks):
             (ARCHITECTURE.replace("(4, 0)", "(4, 0, 0)") % 64, "must have one number for each of the 2 layers"),
             (ARCHITECTURE.replace("(4, 0)", "(4, 0.5)") % 64, "windows' = (4, 0.5): element 1 = 0.5 must be a whole"),
             (ARCHITECTURE % "None", "must be at least 1 for llama3 rope scaling"),
-            (ARCHITECTURE % "'64'", "original_context' = '64': must be a whole number or None, not a text")]:
+            (ARCHITECTURE % "'64'", "must be a whole number or None, not a text")]:
         with pytest.raises(InputError, match=re.escape(message)) as caught:
             resolve(config(text))
         assert "\n" not in str(caught.value) and "test.gin" in str(caught.value)

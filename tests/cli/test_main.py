@@ -12,6 +12,7 @@ import pytest
 import jaxprm
 from jaxprm.cli.main import main, spell_out_overrides
 from jaxprm.errors import InputError
+from jaxprm.hub.families import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,15 @@ def test_score_and_bench(pipelines):
     assert run_main("score", "--model", "m", "--input", "x.jsonl", "--output", "y.jsonl", "--drop-empty",
                     "--batch-tokens", 512) == 0
     positional, named = pipelines.seen[0]
-    assert positional == (Path("m"), Path("x.jsonl"), Path("y.jsonl")) and named.pop("progress")
-    assert named == {"html": None, "drop_empty": True, "batch_tokens": 512}
+    assert positional == ("m", Path("x.jsonl"), Path("y.jsonl")) and named.pop("progress")
+    assert named == {"family": None, "reference": None, "settings": Settings(), "base": None, "dtype": "float32", "html": None,
+                     "drop_empty": True, "batch_tokens": 512, "mesh": None}
+    assert run_main("score", "--model", "hf:a/b", "--family", "trl", "--separator", "\\n|", "--variant", "v", "--columns",
+                    "a,b",
+                    "--dtype", "bfloat16", "--reference", "r", "--base", "c", "--input", "x", "--output", "y") == 0
+    positional, named = pipelines.seen.pop()
+    assert positional[0] == "hf:a/b" and named["settings"] == Settings("v", "\n|", ("a", "b"))
+    assert [named[name] for name in ("family", "reference", "base", "dtype")] == ["trl", "r", "c", "bfloat16"]
     assert run_main("bench", "steps", "--model", "m", "--model", "n", "--data", "a", "--json", "j") == 0
     positional, named = pipelines.seen[1]
     assert positional == ("steps", [Path("m"), Path("n")], [Path("a")]) and named["json_path"] == Path("j")

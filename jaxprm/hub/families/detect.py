@@ -8,6 +8,10 @@ from jaxprm.errors import InputError
 from jaxprm.hub.families import FAMILIES, Evidence, Family
 
 
+class UncertainFamily(InputError):
+    """A checkpoint whose files fit no family, or several."""
+
+
 def candidates(seen: Evidence) -> list[Family]:
     """Every family that the checkpoint may be of."""
     return [family for family in FAMILIES.values() if family.fits(seen)]
@@ -17,18 +21,19 @@ def detect(seen: Evidence, directory: Path) -> Family:
     """The family of a checkpoint.
 
     Raises:
-      InputError: none fits, or several do; the error lists them.
+      UncertainFamily: none fits, or several do; the error lists them.
     """
     found = candidates(seen)
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no published family of reward models has the architecture '{seen.architecture}' with such tensors",
-                         file=directory, hint=f"choose one with --family: {', '.join(FAMILIES)}")
+        raise UncertainFamily(f"no published reward model has the architecture '{seen.architecture}' with such tensors",
+                              file=directory, hint=f"choose one with --family: {', '.join(FAMILIES)}")
     names = [family.name for family in found]
-    if seen.causal and not seen.reference:
+    if seen.causal and not seen.adapter and not seen.reference:
         names.append("implicit (with --reference)")
-    raise InputError(f"its files fit several families: {', '.join(names)}", file=directory, hint="choose one with --family")
+    raise UncertainFamily(f"its files fit several families: {', '.join(names)}", file=directory,
+                          hint="choose one with --family")
 
 
 def family_named(name: str) -> Family:
