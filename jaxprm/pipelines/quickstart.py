@@ -228,9 +228,6 @@ class _Work:
                 items.append(LabeledSolution(f"{name}/{problem.id}/{place}", solution, labeler.label(verdicts)))
         return items
 
-    def examples(self, items: Sequence[LabeledSolution], encoder: StepEncoder) -> list[dict]:
-        return [self.example(item, encoder) for item in items]
-
     def example(self, item: LabeledSolution, encoder: StepEncoder) -> dict:
         """Labels at the step ends, or at every token of the steps."""
         problem, steps = item.solution.problem, item.solution.steps
@@ -332,7 +329,7 @@ class _Work:
         """The process reward model, from the exact labels; its backbone starts as the policy's."""
         config, policy = self.config, load_language_model(self.path / "policy")
         items = [item for name in ("labels", "careless_labels") for item in read_solutions(self.path / f"{name}.jsonl")]
-        examples = self.examples(items, policy.encoder)
+        examples = [self.example(item, policy.encoder) for item in items]
         model = RewardModel(policy.model.config, config.head, rngs=nnx.Rngs(config.seed))
         start = {name: value for name, value in parameters(policy.model).items() if name.startswith("backbone.")}
         model = with_parameters(model, parameters(model) | start)
