@@ -22,13 +22,14 @@ from jaxprm.errors import InputError
 from jaxprm.evaluation.baselines import fit_position_length, fit_tfidf
 from jaxprm.evaluation.results import to_json
 from jaxprm.evaluation.steps import StepEvaluation, StepPredictions, evaluate_steps
-from jaxprm.hub.directory import LoadedModel, load_reward_model
+from jaxprm.hub.load import load_prm
 from jaxprm.metrics import Interval
-from jaxprm.pipelines.step_data import Encoded, encode_files, files_sha256, kept, which_fit
+from jaxprm.pipelines.step_data import encode_rows, files_sha256, kept, which_fit
 from jaxprm.progress import Progress
 from jaxprm.records import AfterErrorPolicy, LabeledSolution, NeutralPolicy, atomic_write
 from jaxprm.reports.benchmark import draw_benchmark
-from jaxprm.scoring.scorer import StepScorer
+from jaxprm.models.reward_model import RewardModel
+from jaxprm.scoring.scorer import Row, StepScorer
 
 BENCHMARKS = ("steps",)
 RESAMPLING_KEY = 0
@@ -40,7 +41,8 @@ class _System:
 
     name: str
     calibration: tuple[str, Any] | None
-    model: LoadedModel | None = None
+    model: StepScorer | None = None
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
     baseline: Callable[[Sequence[LabeledSolution]], list[np.ndarray]] | None = None
 
 
@@ -56,11 +58,12 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
 
     Args:
       name: one of `BENCHMARKS`.
-      models: model or run directories.
+      models: directories that say how they are read: of our own models, their runs, exports, and published models whose family
+        is certain. Their scores must be probabilities.
       data: labelled files; rows without a judged step are left out and counted.
       baselines_from: files to fit the two baselines on. Where the first model held out problems of its training files,
         they are left out here too, and the baselines' thresholds are chosen on them.
-      neutral: how a neutral rating counts; by default as when the models were trained.
+      neutral: how a neutral rating counts; by default as when the models were trained, "good" if none of them says.
       after_error: what steps behind the first wrong one count as.
       drop_empty: leave out empty steps instead of refusing the file.
       overlong: "error", or "drop" (and count) solutions longer than the context of one of the models.
@@ -81,7 +84,7 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
     sources = [SolutionFiles((os.fspath(path),), **policies) for path in data]
     loaded = [load_solutions(source) for source in sources]  # all of them first: bad input should not cost a fit
     if baselines_from:
-        held_out = float(systems[0].model.info.get("held_out") or 0.0)
+        held_out = float(systems[0].info.get("held_out") or 0.0)
         systems += _baselines(SolutionFiles(tuple(map(os.fspath, baselines_from)), **policies), held_out, progress)
 
     sets: dict[str, Any] = {}
@@ -98,7 +101,7 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
                       "labels": label_statistics(chosen), "systems": evaluated}
     results = {"benchmark": name, "neutral": neutral, "after_error": after_error, "drop_empty": drop_empty,
                "overlong": overlong, "baselines_from": [os.fspath(path) for path in baselines_from],
-               "models": {system.name: system.model.info for system in systems if system.model}, "sets": sets}
+               "models": {system.name: system.info for system in systems if system.model}, "sets": sets}
     if plot is not None:
         _draw(sets, plot)
     if json_path is not None:
@@ -112,14 +115,17 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
 
 
 def _model(path: str | os.PathLike) -> _System:
-    loaded = load_reward_model(path)
+    loaded = load_prm(path)
+    if not isinstance(loaded.model, RewardModel) or loaded.model.head.config.kind in ("value", "difference"):
+        raise InputError("its scores are no probabilities, which this benchmark needs", file=path)
     threshold = loaded.info.get("threshold")
     calibration = (threshold["chosen_on"], threshold["value"]) if threshold else None
-    return _System(os.fspath(path), calibration, model=loaded)
+    return _System(os.fspath(path), calibration, StepScorer(loaded.model, loaded.encoder), loaded.info)
 
 
 def _neutral(systems: Sequence[_System]) -> NeutralPolicy:
-    policies = {system.model.encoder.format.neutral for system in systems}
+    formats = [getattr(system.model.encoder, "format", None) for system in systems]
+    policies = {step_format.neutral for step_format in formats if step_format is not None} or {"good"}
     if len(policies) > 1:
         raise InputError(f"the models were trained with different policies ({', '.join(sorted(policies))})",
                          field="neutral", hint="choose one with --neutral")
@@ -142,25 +148,26 @@ def _baselines(source: SolutionFiles, held_out: float, progress: Progress) -> li
 
 
 def _encode(systems: Sequence[_System], items: Sequence[LabeledSolution], source: SolutionFiles,
-            overlong: OverlongPolicy) -> tuple[list[list[Encoded] | None], np.ndarray]:
+            overlong: OverlongPolicy) -> tuple[list[list[list[Row]] | None], np.ndarray]:
     """Token ids for every model (None for a baseline), and which solutions fit all of them."""
     encoded, fits = [], np.ones(len(items), bool)
     for system in systems:
-        encoded.append(encode_files(items, system.model.encoder, source) if system.model else None)
+        encoded.append(encode_rows(items, system.model, source) if system.model else None)
         if system.model:
-            fits &= which_fit(encoded[-1], system.model.model.config.context, None, overlong, source)
+            longest = [max(((ids, ends) for ids, ends, *_ in rows), key=lambda row: len(row[0])) for rows in encoded[-1]]
+            fits &= which_fit(longest, system.model.context, None, overlong, source)
     return encoded, fits
 
 
-def _evaluate(system: _System, items: Sequence[LabeledSolution], encoded: Sequence[Encoded] | None, name: str,
+def _evaluate(system: _System, items: Sequence[LabeledSolution], encoded: Sequence[Sequence[Row]] | None, name: str,
               progress: Progress) -> StepEvaluation:
-    with progress.stage(f"{system.name} on {name}", len(items), "solutions") as stage:
+    count = len(items) if encoded is None else sum(map(len, encoded))
+    with progress.stage(f"{system.name} on {name}", count, "texts") as stage:
         if system.model is None:
             scores = system.baseline(items)
             stage.advance(len(items))
         else:
-            scorer = StepScorer(system.model.model, system.model.encoder)
-            scores = scorer.score_ids(encoded, lambda count, tokens: stage.advance(count, tokens=tokens))
+            scores = system.model.score_rows(encoded, lambda count, tokens: stage.advance(count, tokens=tokens))
     predictions = StepPredictions.from_solutions(items, scores)
     return evaluate_steps(predictions, RESAMPLING_KEY, calibration=system.calibration)
 

@@ -14,6 +14,7 @@ from jaxprm.data.examples import OverlongPolicy
 from jaxprm.data.solutions import SolutionFiles, data_path
 from jaxprm.errors import InputError
 from jaxprm.records import LabeledSolution, parse_row, read_json_lines
+from jaxprm.scoring.scorer import Row, StepScorer
 from jaxprm.steps.format import StepEncoder
 
 Encoded = tuple[list[int], list[int]]
@@ -46,6 +47,21 @@ def encode_files(items: Sequence[LabeledSolution], encoder: StepEncoder, source:
         except InputError:
             file, row = _location(source, index)
             refuse_step(item, encoder, file, row)
+    return encoded
+
+
+def encode_rows(items: Sequence[LabeledSolution], scorer: StepScorer, source: SolutionFiles) -> list[list[Row]]:
+    """As `encode_files`, for any encoder: the rows that are read for each solution, of any length."""
+    if isinstance(scorer.encoder, StepEncoder):
+        return [[row] for row in encode_files(items, scorer.encoder, source)]
+    encoded = []
+    for index, item in enumerate(items):
+        problem = item.solution.problem
+        try:
+            encoded.append(scorer.encoder.encode_rows(problem.prompt, item.solution.steps, problem.answer))
+        except InputError as error:
+            file, row = _location(source, index)
+            raise error.located(file=file, row=row) from None
     return encoded
 
 

@@ -113,12 +113,16 @@ class StepScorer:
             raise InputError(f"has {len(solution.steps)} steps, but {found} places to read them", row=row, field="steps")
         return rows
 
-    def check_length(self, ids: Sequence[int], row: int | None = None) -> None:
-        """Raises InputError if a row is longer than the model or its family reads."""
+    @property
+    def context(self) -> int:
+        """The longest row that the model and its family read, in tokens."""
         context = self.model.config.context
-        limit = min(context, getattr(self.encoder, "max_tokens", None) or context)
-        if len(ids) > limit:
-            raise InputError(f"needs {len(ids)} tokens, the model's context is {limit}", row=row, field="steps",
+        return min(context, getattr(self.encoder, "max_tokens", None) or context)
+
+    def check_length(self, ids: Sequence[int], row: int | None = None) -> None:
+        """Raises InputError if a row is longer than `context`."""
+        if len(ids) > self.context:
+            raise InputError(f"needs {len(ids)} tokens, the model's context is {self.context}", row=row, field="steps",
                              hint="split the solution, or use a model with a longer context")
 
     def score(self, solutions: Sequence[Solution], on_batch: OnBatch = lambda rows, tokens: None) -> list[np.ndarray]:

@@ -6,7 +6,9 @@ import pytest
 
 from jaxprm.data.solutions import split_by_problem
 from jaxprm.evaluation import StepPredictions, evaluate_steps
+from jaxprm.errors import InputError
 from jaxprm.hub import load_reward_model, save_model
+from jaxprm.hub.load import load_prm
 from jaxprm.pipelines import bench
 from jaxprm.pipelines.bench import run
 from jaxprm.progress import SilentProgress
@@ -111,3 +113,16 @@ def test_bad_input(toy, trained, data, tmp_path, capfd, arguments, message):
     assert toy.call("bench", *filled, "--json", out) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error and not out.exists()
+
+
+def test_a_published_model(shared, data):
+    prms = shared / "fixtures" / "hf" / "prm"
+    results = run("steps", [prms / "trl_llama"], [data], progress=SilentProgress())
+    found = results["sets"][str(data)]["systems"][str(prms / "trl_llama")]
+    loaded = load_prm(prms / "trl_llama")
+    items = [item for item in read_solutions(data) if item.labels is not None]
+    scores = StepScorer(loaded.model, loaded.encoder).score([item.solution for item in items])
+    expected = evaluate_steps(StepPredictions.from_solutions(items, scores), 0, resamples=20)
+    assert found.auroc.mean == pytest.approx(expected.auroc.mean, abs=1e-6) and results["neutral"] == "good"
+    with pytest.raises(InputError, match="pqm: its scores are no probabilities"):
+        run("steps", [prms / "pqm"], [data], progress=SilentProgress())
