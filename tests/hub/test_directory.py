@@ -110,7 +110,7 @@ def test_every_field_of_an_architecture_is_kept(encoder, tmp_path):
     with pytest.raises(InputError, match="field 'transformer.rope_scaling.factor': is missing"):
         load_reward_model(saved)
     edit(saved, transformer={"rope_scaling": None, "windows": [4, "x"]})
-    with pytest.raises(InputError, match="field 'transformer.windows\[1\]' = 'x': must be a int"):
+    with pytest.raises(InputError, match=r"field 'transformer.windows\[1\]' = 'x': must be a int"):
         load_reward_model(saved)
 
 
