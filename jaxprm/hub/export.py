@@ -62,11 +62,14 @@ def export_directory(directory: str | os.PathLike, transformer: TransformerConfi
       shard_bytes: largest size of a file of weights.
 
     Raises:
-      InputError: this architecture cannot express the decoder, parameters are missing, unknown or of another shape, there
-        are other files in the directory, a file of the tokenizer would overwrite one of the model.
+      InputError: this architecture cannot express the decoder or has no class with such a head, parameters are missing, unknown
+        or of another shape, there are other files in the directory, a file of the tokenizer would overwrite one of the model.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"must be one of {', '.join(_DTYPES)}", field="dtype", value=dtype)
+    if model_type == "gemma3_text" and head is not None:
+        raise InputError("transformers has no class for a Gemma 3 with a head for every token", field="model_type",
+                         value=model_type, hint="use a model directory of our own, or another architecture")
     sources = _sources(transformer, model_type, parameters, head)
     tensors = {name: TensorInfo(shape, jnp.dtype(dtype or kind)) for name, (shape, kind, _) in sources.items()}
     stored = jnp.dtype(dtype or parameters["backbone.embedding"].dtype).name

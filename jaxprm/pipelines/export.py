@@ -70,7 +70,8 @@ def _export_own(source: Path, output: str | os.PathLike, dtype: str, shard_bytes
 
 def _export_published(source: Path, output: str | os.PathLike, family: str | None, reference: str | os.PathLike | None,
                       settings: Settings, base: str | os.PathLike | None, dtype: str, shard_bytes: int) -> Path:
-    loaded = load_prm(source, family, reference, settings=settings, base=base)
+    narrow = "bfloat16" if dtype == "bfloat16" else "float32"  # no more memory than what is written
+    loaded = load_prm(source, family, reference, dtype=narrow, settings=settings, base=base)
     opened = open_prm(source, family, settings=settings, base=base, reference=reference is not None)
     policy = loaded.model.policy if isinstance(loaded.model, ImplicitModel) else loaded.model
     head = policy.head.config if isinstance(policy, RewardModel) else None

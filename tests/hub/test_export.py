@@ -206,6 +206,15 @@ def test_decoders_that_an_architecture_cannot_express(tmp_path, changes, model_t
     assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_gemma_3_has_no_class_with_a_step_head(tmp_path):
+    config = dataclasses.replace(SMALL, activation="gelu_tanh", norm_plus_one=True, post_norms=True, embed_scale=True,
+                                 qk_norm=True)
+    head = HeadConfig("binary")
+    with pytest.raises(InputError, match="no class for a Gemma 3 with a head"):
+        export_directory(tmp_path / "out", config, "gemma3_text", drawn(config, head), head, tokenizer_files={})
+    assert not (tmp_path / "out").exists()
+
+
 def test_architecture_is_found():
     cases = {"llama": {}, "qwen2": {"attention_bias": True}, "qwen3": {"qk_norm": True},
              "mistral": {"windows": (8, 8)}}
