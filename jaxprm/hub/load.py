@@ -142,6 +142,8 @@ def open_prm(directory: str | os.PathLike, family: str | None = None, *, setting
     if reference != (chosen.head is None):
         said = "needs one" if chosen.head is None else f"the family {chosen.name} has none"
         raise InputError(said, field="reference", hint="give it with --reference" if chosen.head is None else "leave it out")
+    if settings.separator is None and chosen.separator_field is not None:
+        settings = dataclasses.replace(settings, separator=config.raw.get(chosen.separator_field))
     try:
         encoder = chosen.encoder(tokenizer, settings)
     except InputError as error:

@@ -146,7 +146,7 @@ BAD = {
     "an unknown variant": (
         "actprm", lambda folder, prms: None, ("--variant", "snippet"), "has no such variant (known: code_snippet)"),
     "a setting that the family lacks": (
-        "actprm", lambda folder, prms: None, ("--separator", "|"), "field 'separator' = '|': the family actprm has a fixed"),
+        "skywork", lambda folder, prms: None, ("--separator", "|"), "field 'separator' = '|': the family skywork has a fixed"),
     "no reference": (
         "eurus_prm", lambda folder, prms: None, ("--family", "implicit"), "field 'reference': needs one; give it with"),
     "a needless reference": (

@@ -126,6 +126,7 @@ class Family:
       fits: whether a checkpoint may be of this family.
       variants: published variant -> what is different.
       reads: which of the settings ``separator`` and ``columns`` it has.
+      separator_field: field of config.json that says the separator, if there is one.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Family:
     fits: Callable[[Evidence], bool]
     variants: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reads: tuple[str, ...] = ()
+    separator_field: str | None = None
 
     def encoder(self, tokenizer: TextTokenizer, settings: Settings = Settings()) -> FamilyEncoder:
         """The family's encoder.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxprm.errors import InputError
-from jaxprm.hub.families.base import Evidence, Family, Settings, TextTokenizer, column_ids, special_id
+from jaxprm.hub.families.base import Evidence, Family, Settings, TextTokenizer, column_ids, mark_id, special_id
 from jaxprm.hub.families.heads import COLUMNS, ENSEMBLE, MLP
 from jaxprm.hub.families.marked import Mark, MarkedEncoder, join_marked
 
@@ -48,14 +48,14 @@ def _assistant_turn(render: Render, before: Sequence[Mapping[str, str]], content
     return text, [start + mark - (len(content) - len(kept)) for mark in marks]
 
 
-def _extra_turns(tokenizer: TextTokenizer, system: str | None) -> MarkedEncoder:
-    """Steps joined in one assistant turn, ``<extra_0>`` behind each."""
+def _extra_turns(tokenizer: TextTokenizer, system: str | None, mark: Mark | None = None) -> MarkedEncoder:
+    """Steps joined in one assistant turn, ``<extra_0>`` (or another mark) behind each."""
     render = chat_template(tokenizer)
-    mark = Mark(EXTRA, special_id(tokenizer, EXTRA, "separator"), forbidden=True)
+    mark = mark or Mark(EXTRA, special_id(tokenizer, EXTRA, "separator"), forbidden=True)
     opening = [] if system is None else [turn("system", system)]
 
     def compose(problem: str, steps: Sequence[str]) -> tuple[str, list[int]]:
-        content, marks = join_marked("", steps, EXTRA)
+        content, marks = join_marked("", steps, mark.text)
         return _assistant_turn(render, [*opening, turn("user", problem)], content, marks)
 
     who = "user, assistant" if system is None else f"system {system!r}, user, assistant"
@@ -72,16 +72,19 @@ def bind_reasonflux_steps(tokenizer: TextTokenizer) -> MarkedEncoder:
 
 
 def _bind_actprm(tokenizer: TextTokenizer, settings: Settings) -> MarkedEncoder:
+    text = settings.separator or EXTRA
+    # Published with a special token; its code falls back to blank lines, which are ordinary text.
+    plain = not text.strip()
+    mark = Mark(text, (mark_id if plain else special_id)(tokenizer, text, "separator"), forbidden=not plain)
     if settings.variant == "code_snippet":
-        encoder = _extra_turns(tokenizer, QWEN_SYSTEM)
+        encoder = _extra_turns(tokenizer, QWEN_SYSTEM, mark)
         encoder.aggregation = "min"
         return encoder
     render = chat_template(tokenizer)
-    mark = Mark(EXTRA, special_id(tokenizer, EXTRA, "separator"), forbidden=True)
 
     def compose(problem: str, steps: Sequence[str]) -> tuple[str, list[int]]:
         prompt = render([turn("system", ACTPRM_SYSTEM), turn("user", problem)], add_generation_prompt=True)
-        return join_marked(prompt, steps, EXTRA)
+        return join_marked(prompt, steps, text)
 
     return MarkedEncoder(tokenizer, compose, mark, aggregation="min",
                          template=f"chat (system {ACTPRM_SYSTEM!r}, user), generation prompt, then the steps")
@@ -115,5 +118,6 @@ def _fits_rlhflow(seen: Evidence) -> bool:
 
 QWEN_MATH_PRM = Family("qwen-math-prm", _bind_qwen, MLP, lambda seen: seen.architecture == "Qwen2ForProcessRewardModel")
 ACTPRM = Family("actprm", _bind_actprm, ENSEMBLE, lambda seen: seen.architecture == "Qwen2ForEnsemblePRM",
-                variants={"code_snippet": "PRMBench: Qwen's system turn, the solution as a closed assistant turn"})
+                variants={"code_snippet": "PRMBench: Qwen's system turn, the solution as a closed assistant turn"},
+                reads=("separator",), separator_field="rr_token")
 RLHFLOW = Family("rlhflow", _bind_rlhflow, COLUMNS, _fits_rlhflow)

@@ -1,6 +1,7 @@
 """What families refuse, what shifts nothing, and which family a directory shows."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -88,6 +89,9 @@ def test_settings_are_read_or_refused(encoder):
     assert encoder("trl_qwen2", Settings(separator="#")).separator_ids == encoder("trl_qwen2").tokenizer.encode("#")
     with pytest.raises(InputError, match="field 'separator' = '': has no token"):
         encoder("trl_qwen2", Settings(separator=""))
+    lines = encoder("actprm", Settings(separator=" \n\n"))
+    ids, ends = lines.encode("Q?", ["a", "b"])
+    assert [lines.tokenizer.decode([ids[end]]) for end in ends] == [" \n\n"] * 2
     swapped = encoder("openrlhf", Settings(columns=("-", "+")))
     assert swapped.columns == encoder("openrlhf").columns[::-1]
     with pytest.raises(InputError, match="field 'columns' = '12': the tokenizer splits it into"):
@@ -124,6 +128,17 @@ def test_a_repository_with_folders_needs_no_more_than_its_name(shared, cases):
     assert open_prm(folder / "zeta-4", base=folder / "backbone").checkpoint.config == folder / "backbone"
     adapter = open_prm(cases["openr_math_psa"].folder(shared), "openr").checkpoint
     assert adapter.adapter.name == "adapter" and (adapter.weights / "config.json").is_file()
+
+
+def test_actprm_reads_its_mark_from_its_config(cases, shared, tmp_path):
+    source = cases["actprm"].folder(shared)
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rr_token": " \n\n"}))
+    assert open_prm(source).encoder.mark.text == "<extra_0>"
+    assert open_prm(tmp_path).encoder.mark.text == " \n\n"
+    assert open_prm(tmp_path, settings=Settings(separator="<extra_0>")).encoder.mark.text == "<extra_0>"
 
 
 def test_wrong_types_are_refused(cases, shared):
