@@ -1,6 +1,8 @@
-"""Attention in float32 softmax: over one packed sequence, or over a shared prompt and a row's own suffix."""
+"""Attention in float32 softmax: over packed rows, or over a shared prompt and a row's own suffix."""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,39 +13,82 @@ from jaxprm.models.sharding import constrain
 _MASKED = -1e30  # finite: exp(_MASKED - m) is 0, and a row without any key stays free of NaN
 
 
-def causal_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """True where query i may read key j: the same solution, not later, not padding (segment 0).
+_BLOCK = 128  # queries that are read at once
+_SPANS = 16  # pieces of a row whose keys are cut to length; more of them compile longer and save little
 
-    In:  [1, 1, 2, 0]
+
+def visible(query_segments: Int[Array, "B Q"], key_segments: Int[Array, "B C"], query_index: Int[Array, " Q"],
+            key_index: Int[Array, " C"]) -> Bool[Array, "B Q C"]:
+    """True where a query may read a key: the same solution, not later, not padding (segment 0).
+
+    In:  segments [1, 1, 2, 0] of queries and keys, both at indices [0, 1, 2, 3]
     Out: [[1,0,0,0], [1,1,0,0], [0,0,1,0], [0,0,0,0]]
     """
-    tokens = segment_ids.shape[1]
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return same & (segment_ids[:, :, None] > 0) & jnp.tri(tokens, dtype=bool)
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    return same & (query_segments[:, :, None] > 0) & (query_index[:, None] >= key_index)
 
 
-def within_window(mask: Bool[Array, "B T T"], positions: Int[Array, "B T"], window: Int[Array, ""]) -> Bool[Array, "B T T"]:
-    """The mask of a layer whose tokens read ``window`` tokens, themselves included; 0 = no window.
+def within_window(query_positions: Int[Array, "B Q"], key_positions: Int[Array, "B C"],
+                  window: Int[Array, ""]) -> Bool[Array, "B Q C"]:
+    """True where a query reads back ``window`` tokens at most, itself included; 0 = no window.
 
-    In:  causal mask of 4 tokens, window 2
-    Out: [[1,0,0,0], [1,1,0,0], [0,1,1,0], [0,0,1,1]]
+    In:  positions [0, 1, 2, 3] of queries and keys, window 2
+    Out: [[1,1,1,1], [1,1,1,1], [0,1,1,1], [0,0,1,1]], of which `visible` leaves what is not later
     """
-    distance = positions[:, :, None] - positions[:, None, :]
-    return mask & ((distance < window) | (window == 0))
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    return (distance < window) | (window == 0)
 
 
 def attend(query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"],
-           mask: Bool[Array, "B T T"], scale: float, softcap: float | None = None) -> Float[Array, "B T N H"]:
-    """Grouped-query attention within one buffer of tokens; N query heads, K key/value heads."""
-    if key.shape[2] == 1:
+           segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"], scale: float, softcap: float | None = None,
+           window: Int[Array, ""] | None = None) -> Float[Array, "B T N H"]:
+    """Grouped-query attention within rows of packed solutions; N query heads, K key/value heads.
+
+    Queries are read in blocks, each against the keys up to about its own end: nearly half of a causal matrix is never
+    computed, and the logits at hand, ``[B, N, 128, T]``, stay in a processor's cache where ``[B, N, T, T]`` would not. The
+    backward pass computes the weights of a block again instead of keeping those of all.
+
+    Args:
+      query, key, value: rotated heads of all tokens.
+      segment_ids: which solution a token belongs to; 0 = padding.
+      positions: of tokens within their solution; read by windows alone.
+      scale: factor on logits.
+      softcap: see `TransformerConfig`.
+      window: int32[], tokens that a token reads, itself included (0 = all); ``None`` = the model has no windows.
+    """
+    one_key_head = key.shape[2] == 1
+    if one_key_head:
         # Query heads are split over a mesh as key heads are, and one key head is whole.
         query = constrain(query, "batch", None, None, None)
-    if softcap is None:
-        out = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale)
-    else:
-        logits = jnp.where(mask[:, None, None], _logits(query, key.swapaxes(1, 2), scale, softcap), _MASKED)
-        out = _weighted(jax.nn.softmax(logits, axis=-1), value.swapaxes(1, 2)).astype(query.dtype)
-    return constrain(out, "batch", None, "heads", None) if key.shape[2] == 1 else out
+    tokens = query.shape[1]
+    index = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32), segment_ids.shape)
+    keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
+
+    @functools.partial(jax.checkpoint, static_argnums=1)
+    def read(block, end):
+        query, segments, at, places = block
+        seen = visible(segments, segment_ids[:, :end], at[0], index[0, :end])
+        if window is not None:
+            seen &= within_window(places, positions[:, :end], window)
+        logits = _logits(query, keys[:, :, :end], scale, softcap)
+        logits = jnp.where(seen[:, None, None], logits, _MASKED)
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+        total = weights.sum(-1).transpose(0, 3, 1, 2).reshape(query.shape[:3])
+        return (_weighted(weights, values[:, :, :end]) / total[..., None]).astype(query.dtype)
+
+    outs = []
+    span = _BLOCK * -(-tokens // (_BLOCK * _SPANS))
+    for start in range(0, tokens, span):
+        end = min(start + span, tokens)
+        piece = tuple(x[:, start:end] for x in (query, segment_ids, index, positions))
+        if (end - start) % _BLOCK or end - start == _BLOCK:
+            outs.append(read(piece, end))
+        else:  # block after block, all with the keys of the span
+            split = tuple(x.reshape(x.shape[0], -1, _BLOCK, *x.shape[2:]).swapaxes(0, 1) for x in piece)
+            out = jax.lax.map(lambda block, end=end: read(block, end), split)
+            outs.append(out.swapaxes(0, 1).reshape(piece[0].shape))
+    out = jnp.concatenate(outs, axis=1)
+    return constrain(out, "batch", None, "heads", None) if one_key_head else out
 
 
 def _logits(query: Float[Array, "R T N H"], keys: Float[Array, "R K C H"], scale: float,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxprm.models.attention import attend, attend_cached, causal_mask, within_window
+from jaxprm.models.attention import attend, attend_cached
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.layers import Block, RMSNorm
@@ -80,22 +80,19 @@ def _angles(config: TransformerConfig, positions: Int[Array, "B T"], lengths: Ca
 
 def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
     config = model.config
-    mask = causal_mask(segment_ids)
     everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
     windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None  # None: layers are all alike
 
     def body(x, layer: tuple[Block, Array | None]):
         block, window = layer
-        kept, visible, angles = None, mask, everywhere
-        if window is not None:
-            visible = within_window(mask, positions, window)
-            if config.local_rope_theta is not None:
-                angles = jax.tree.map(lambda near, far: jnp.where(window > 0, near, far), local, everywhere)
+        kept, angles = None, everywhere
+        if config.local_rope_theta is not None:
+            angles = jax.tree.map(lambda near, far: jnp.where(window > 0, near, far), local, everywhere)
 
         def read(query, key, value):
             nonlocal kept
             kept = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if keep else None
-            return attend(query, key, value, visible, config.attention_scale, config.attention_softcap)
+            return attend(query, key, value, segment_ids, positions, config.attention_scale, config.attention_softcap, window)
 
         return block(x, angles, read), kept
 

@@ -43,11 +43,12 @@ class Encoder(Protocol):
 
 
 def bucket(length: int, smallest: int = 32) -> int:
-    """The smallest of 32, 48, 64, 96, 128, 192, ... that holds ``length``: at most a third of a row is padding."""
+    """The smallest of 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, ... that holds ``length``: at most a fifth is padding."""
     size = smallest
     while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
+        size *= 2
+    quarter = max(size // 8, 1)  # of the octave that ends at ``size``
+    return size if size == smallest else size - (size - length) // quarter * quarter
 
 
 def bucket_rows(count: int, most: int, divisor: int = 1) -> int:
