@@ -6,8 +6,9 @@ from jaxprm.models.parameters import batch_sharding, parameter_shardings, parame
 from jaxprm.models.reward_model import HeadConfig, RewardModel, StepHead
 from jaxprm.models.rope import RopeScaling
 from jaxprm.models.sharding import ShardingRules, constrain, make_mesh
-from jaxprm.models.transformer import LanguageModel, Transformer, extend, forward, logits, prefill
+from jaxprm.models.transformer import LanguageModel, Transformer, extend, forward, forward_steps, gather_steps, logits, prefill
 
 __all__ = ["HeadConfig", "KVCache", "LanguageModel", "PromptCache", "RewardModel", "RopeScaling", "ShardingRules", "StepHead",
-           "Transformer", "TransformerConfig", "batch_sharding", "constrain", "empty_cache", "extend", "forward", "logits",
-           "make_mesh", "parameter_shardings", "parameters", "prefill", "with_parameters"]
+           "Transformer", "TransformerConfig", "batch_sharding", "constrain", "empty_cache", "extend", "forward",
+           "forward_steps", "gather_steps", "logits", "make_mesh", "parameter_shardings", "parameters", "prefill",
+           "with_parameters"]

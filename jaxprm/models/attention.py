@@ -91,6 +91,22 @@ def attend(query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: 
     return constrain(out, "batch", None, "heads", None) if one_key_head else out
 
 
+def attend_at(query: Float[Array, "B S N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"],
+              at: Int[Array, "B S"], segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"], scale: float,
+              softcap: float | None = None, window: int = 0) -> Float[Array, "B S N H"]:
+    """As `attend`, for the queries of the tokens at indices ``at`` of their rows alone; ``window`` is static."""
+    one_key_head = key.shape[2] == 1
+    if one_key_head:
+        query = constrain(query, "batch", None, None, None)
+    seen = jnp.take_along_axis(segment_ids, at, axis=1)[:, :, None] == segment_ids[:, None, :]
+    seen &= (segment_ids[:, None, :] > 0) & (at[:, :, None] >= jnp.arange(key.shape[1]))
+    if window:
+        seen &= within_window(jnp.take_along_axis(positions, at, axis=1), positions, window)
+    logits = jnp.where(seen[:, None, None], _logits(query, key.swapaxes(1, 2), scale, softcap), _MASKED)
+    out = _weighted(jax.nn.softmax(logits, axis=-1), value.swapaxes(1, 2)).astype(query.dtype)
+    return constrain(out, "batch", None, "heads", None) if one_key_head else out
+
+
 def _logits(query: Float[Array, "R T N H"], keys: Float[Array, "R K C H"], scale: float,
             softcap: float | None) -> Float[Array, "R K Q T C"]:
     rows, tokens, heads, size = query.shape

@@ -60,8 +60,10 @@ class Attention(nnx.Module):
             self.key_norm = RMSNorm(size, config)
         self.config = config
 
-    def __call__(self, x: Float[Array, "B T D"], angles: tuple[Array, Array], read: Callable) -> Float[Array, "B T D"]:
-        query = project(x, self.query[...], ("embed", "heads", None))
+    def __call__(self, x: Float[Array, "B T D"], angles: tuple[Array, Array], read: Callable,
+                 pick: Callable | None = None) -> Float[Array, "B T_out D"]:
+        """With ``pick``, see `Block`, only the tokens it keeps ask; all are read."""
+        query = project(x if pick is None else pick(x), self.query[...], ("embed", "heads", None))
         key = project(x, self.key[...], ("embed", "kv_heads", None))
         value = project(x, self.value[...], ("embed", "kv_heads", None))
         if self.config.attention_bias:
@@ -70,7 +72,8 @@ class Attention(nnx.Module):
             value = value + self.value_bias[...].astype(x.dtype)
         if self.config.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
-        mixed = read(rotate(query, angles), rotate(key, angles), value)
+        asking = angles if pick is None else jax.tree.map(pick, angles)
+        mixed = read(rotate(query, asking), rotate(key, angles), value)
         out = project(mixed, self.output[...], ("heads", None, "embed"), inputs=2)
         return out + self.output_bias[...].astype(x.dtype) if self.config.output_bias else out
 
@@ -110,8 +113,13 @@ class Block(nnx.Module):
             self.mlp_post_norm = RMSNorm(config.width, config)
         self.config = config
 
-    def __call__(self, x: Float[Array, "B T D"], angles: tuple[Array, Array], read: Callable) -> Float[Array, "B T D"]:
-        mixed = self.attention(self.attention_norm(x), angles, read)
+    def __call__(self, x: Float[Array, "B T D"], angles: tuple[Array, Array], read: Callable,
+                 pick: Callable | None = None) -> Float[Array, "B T_out D"]:
+        """``pick`` keeps some of the tokens of an array [B, T, ...]: only they leave the block, and only for them is computed
+        what no other token needs (all but keys and values)."""
+        mixed = self.attention(self.attention_norm(x), angles, read, pick)
+        if pick is not None:
+            x = pick(x)
         x = x + (self.attention_post_norm(mixed) if self.config.post_norms else mixed)
         out = self.mlp(self.mlp_norm(x))
         return x + (self.mlp_post_norm(out) if self.config.post_norms else out)

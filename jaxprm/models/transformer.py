@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxprm.models.attention import attend, attend_cached
+from jaxprm.models.attention import attend, attend_at, attend_cached
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.layers import Block, RMSNorm
@@ -48,7 +48,7 @@ class Transformer(nnx.Module):
             x = x * jnp.asarray(self.config.width ** 0.5, x.dtype)
         return x.astype(dtype)
 
-    def layer(self, index: int) -> Block:
+    def layer(self, index: int | Int[Array, ""]) -> Block:
         return jax.tree.map(lambda parameter: parameter[index], self.blocks)
 
 
@@ -56,6 +56,48 @@ def forward(model: Transformer, tokens: Int[Array, "B T"], positions: Int[Array,
             segment_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Final hidden states of packed rows; a token reads only earlier tokens of its own segment. Padding is segment 0."""
     return _run(model, tokens, positions, segment_ids, keep=False)[0]
+
+
+def forward_steps(model: Transformer, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"],
+                  step_ends: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    """`forward`, read at step ends: the last block computes nothing for other tokens but their keys and values.
+
+    A deep model takes its layers by index, which a gradient would pay for with a buffer of all weights per layer: for training
+    gather from `forward` instead.
+    """
+    config, last = model.config, model.config.layers - 1
+    everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
+    windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None
+
+    def body(x, index):
+        window = None if windows is None else windows[index]
+
+        def read(query, key, value):
+            return attend(query, key, value, segment_ids, positions, config.attention_scale, config.attention_softcap, window)
+
+        return model.layer(index)(x, _layer_angles(config, everywhere, local, window), read), None
+
+    x, _ = jax.lax.scan(body, model.embed(tokens), jnp.arange(last), unroll=max(last, 1) if last < _UNROLLED_LAYERS else 1)
+    window = config.windows[last] if config.windows else 0
+
+    def read_at(query, key, value):
+        return attend_at(query, key, value, step_ends, segment_ids, positions, config.attention_scale, config.attention_softcap,
+                         window)
+
+    x = model.layer(last)(x, local if window else everywhere, read_at, lambda values: gather_steps(values, step_ends))
+    return model.final_norm(x)
+
+
+def gather_steps(values: Float[Array, "B T ..."], step_ends: Int[Array, "B S"]) -> Float[Array, "B S ..."]:
+    """What stands at step ends.
+
+    In:  values of [q, s, s, SEP, s, SEP], step_ends [3, 5]
+    Out: those of the two SEP tokens
+    """
+    pick = jax.vmap(lambda row, ends: row.at[ends].get(mode="clip"))
+    if out_sharding() is None:
+        return pick(values, step_ends)
+    return jnp.take_along_axis(values, step_ends.reshape(*step_ends.shape, *[1] * (values.ndim - 2)), axis=1)
 
 
 def prefill(model: Transformer, tokens: Int[Array, "B P"], lengths: Int[Array, " B"]) -> tuple[Array, PromptCache]:
@@ -78,6 +120,12 @@ def _angles(config: TransformerConfig, positions: Int[Array, "B T"], lengths: Ca
     return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta, dtype=dtype)
 
 
+def _layer_angles(config: TransformerConfig, everywhere: tuple, local: tuple, window: Int[Array, ""] | None) -> tuple:
+    if config.local_rope_theta is None:
+        return everywhere
+    return jax.tree.map(lambda near, far: jnp.where(window > 0, near, far), local, everywhere)
+
+
 def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
     config = model.config
     everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
@@ -85,16 +133,14 @@ def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
 
     def body(x, layer: tuple[Block, Array | None]):
         block, window = layer
-        kept, angles = None, everywhere
-        if config.local_rope_theta is not None:
-            angles = jax.tree.map(lambda near, far: jnp.where(window > 0, near, far), local, everywhere)
+        kept = None
 
         def read(query, key, value):
             nonlocal kept
             kept = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if keep else None
             return attend(query, key, value, segment_ids, positions, config.attention_scale, config.attention_softcap, window)
 
-        return block(x, angles, read), kept
+        return block(x, _layer_angles(config, everywhere, local, window), read), kept
 
     if config.remat != "none":
         body = jax.checkpoint(body, policy=_REMAT_POLICIES[config.remat])

@@ -16,7 +16,10 @@ from jaxprm.models import (
     LanguageModel,
     RopeScaling,
     TransformerConfig,
+    attention,
     forward,
+    forward_steps,
+    gather_steps,
     logits,
     parameters,
     with_parameters,
@@ -77,7 +80,7 @@ GEMMA = dict(activation="gelu_tanh", norm_plus_one=True, post_norms=True, embed_
              attention_softcap=2.0, logit_softcap=3.0, windows=(3, 0))
 
 
-@pytest.mark.parametrize("changes", [
+EVERY_KIND = pytest.mark.parametrize("changes", [
     {},
     GEMMA,
     dict(layers=6, windows=(2, 4, 1, 0, 4, 9), qk_norm=True, rope_scaling=RopeScaling("linear", 4.0), local_rope_theta=50.0),
@@ -89,6 +92,9 @@ GEMMA = dict(activation="gelu_tanh", norm_plus_one=True, post_norms=True, embed_
     dict(layers=5, kv_heads=1, rope_theta=500.0),  # deep: the scan stays rolled
     dict(heads=2, kv_heads=2, head_dim=6, norm_eps=1e-2, attention_bias=True),
 ], ids=["plain", "gemma", "windows", "biases", "dynamic", "llama3", "yarn", "all_parts", "deep", "full_heads"])
+
+
+@EVERY_KIND
 def test_forward_equals_the_float64_oracle(changes):
     config = tiny_config(**changes)
     model = tiny_language_model(3, config)
@@ -98,6 +104,40 @@ def test_forward_equals_the_float64_oracle(changes):
         np.testing.assert_allclose(hidden[row], decoder_hidden(config, values, tokens), atol=1e-4, rtol=1e-4)
     expected = next_token_logits(config, values, TOKENS[0])
     np.testing.assert_allclose(logits(model, hidden)[0], expected, atol=3e-4, rtol=3e-4)
+
+
+@EVERY_KIND
+def test_reading_step_ends_equals_reading_all(changes):
+    """In a packed row with padding, unsorted and repeated ends; the first row's last place is padding itself."""
+    model = tiny_language_model(5, tiny_config(**changes)).backbone
+    segments = np.array([[1, 1, 1, 2, 2, 2, 2, 2, 0], [1] * 9], np.int32)
+    positions = np.array([[0, 1, 2, 0, 1, 2, 3, 4, 0], range(9)], np.int32)
+    arrays = TOKENS, positions, segments
+    ends = np.array([[2, 5, 7, 0], [8, 1, 1, 4]], np.int32)
+    expected = gather_steps(run_forward(model, *arrays), ends)
+    np.testing.assert_allclose(jax.jit(forward_steps)(model, *arrays, ends), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [130, 256, 300])
+def test_blocks_of_queries_equal_one_matrix(tokens, monkeypatch):
+    """Rows of several blocks, of a length that is and is not a multiple of one; and spans of several blocks each."""
+    rng = np.random.default_rng(tokens)
+    query, key, value = (rng.normal(size=(2, tokens, heads, 4)).astype(np.float32) for heads in (4, 2, 2))
+    segments = np.sort(rng.integers(1, 4, (2, tokens)).astype(np.int32), axis=1) % 3
+    positions = np.tile(np.arange(tokens, dtype=np.int32), (2, 1))
+    index = np.arange(tokens)
+    seen = (segments[:, :, None] == segments[:, None]) & (segments[:, :, None] > 0) & (index[:, None] >= index)
+    seen &= index[:, None] - index < 40
+    logits = np.einsum("btkgh,bskh->bkgts", query.reshape(2, tokens, 2, 2, 4).astype(float), key) * 0.5
+    weights = np.exp(np.where(seen[:, None, None], logits, -np.inf) - 20) + 1e-300
+    expected = np.einsum("bkgts,bskh->btkgh", weights / weights.sum(-1, keepdims=True), value).reshape(query.shape)
+    real = segments > 0
+    for spans in (16, 1):
+        monkeypatch.setattr(attention, "_SPANS", spans)
+        found = np.asarray(jax.jit(attention.attend, static_argnums=(5, 6))(query, key, value, segments, positions, 0.5, None,
+                                                                           jnp.int32(40)))
+        np.testing.assert_allclose(found[real], expected[real], atol=1e-5)
+        jax.clear_caches()
 
 
 @pytest.mark.parametrize("changes", [{}, GEMMA, dict(rope_scaling=RopeScaling("dynamic", 3.0, original_context=2))],

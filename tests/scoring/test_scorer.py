@@ -45,7 +45,7 @@ def test_one_score_per_step_in_order_equal_to_one_by_one(scorer):
     assert sum(tokens for _, tokens in calls) == sum(len(scorer.encode(one)[0]) for one in solutions)
     order = rng.permutation(8)
     for index, values in zip(order, scorer.score([solutions[i] for i in order])):
-        np.testing.assert_array_equal(values, scores[index])
+        np.testing.assert_allclose(values, scores[index], rtol=1e-6)  # a matrix product rounds by a row's place
     assert scorer.score([]) == []
 
 
@@ -95,15 +95,15 @@ def test_on_a_mesh_the_scores_are_those_of_one_device():
 
 
 @given(st.integers(0, 100_000), st.sampled_from([8, 32]))
-def test_buckets_hold_their_length_with_at_most_a_third_of_padding(length, smallest):
+def test_buckets_hold_their_length_with_little_padding(length, smallest):
     size = bucket(length, smallest)
-    assert size >= length and size % (smallest // 2) == 0
-    assert length <= smallest or size < 1.5 * length
+    assert size >= length and size % (smallest // 4) == 0
+    assert length <= smallest or size < 1.25 * length
     assert bucket(size, smallest) == size
 
 
 def test_bucket_sizes():
-    assert sorted({bucket(n) for n in range(1, 200)}) == [32, 48, 64, 96, 128, 192, 256]
+    assert sorted({bucket(n) for n in range(1, 200)}) == [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224]
 
 
 @pytest.mark.parametrize("steps, message", [
