@@ -209,6 +209,20 @@ def test_project_and_its_gradient_equal_autodiff(shape, inputs):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+def test_project_rounds_once_in_bfloat16():
+    """Forward and gradient are the float64 products of the rounded inputs, rounded once; the weight's keeps its own dtype."""
+    rng = np.random.default_rng(2)
+    x, weight, signal = (jnp.asarray(rng.standard_normal(shape), jnp.bfloat16) for shape in ((2, 3, 64), (64, 5), (2, 3, 5)))
+    master = weight.astype(jnp.float32)
+    found, pull = jax.vjp(lambda x, w: project(x, w, (None, None)), x, master)
+    of_x, of_weight = pull(signal)
+    wide = [np.asarray(value, np.float64) for value in (x, weight, signal)]
+    expected = (wide[0] @ wide[1], wide[2] @ wide[1].T, np.einsum("bti,bto->io", wide[0], wide[2]))
+    for value, dtype, right in zip((found, of_x, of_weight), (jnp.bfloat16, jnp.bfloat16, jnp.float32), expected):
+        assert value.dtype == dtype
+        np.testing.assert_allclose(np.asarray(value, np.float64), right, rtol=2**-8, atol=1e-6)
+
+
 def test_parameters_round_trip_and_misfits_are_listed():
     model = tiny_language_model(7)
     values = parameters(model)

@@ -112,7 +112,8 @@ def with_transformers(folder: Path, output: Path, dtype: str) -> dict:
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder, dtype=getattr(torch, dtype),
                                                                          attn_implementation="sdpa").eval()
     clock.append(time.perf_counter())
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    # Not AutoTokenizer: transformers 5 would read the file of a qwen2 model as Qwen's own kind of tokenizer.
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
     rows, ends = [], []
     for problem, steps in solutions():
