@@ -66,7 +66,7 @@ def test_every_field_is_live(field):
     if field == "remat":
         program = lambda config: str(jax.make_jaxpr(  # noqa: E731
             lambda model: forward(model.backbone, *whole_rows(TOKENS)))(tiny_language_model(0, config)))
-        assert "remat" in program(after) and "remat" not in program(before)
+        assert program(after).count("remat") > program(before).count("remat")  # attention computes its weights again by itself
         return
     models = [tiny_language_model(0, config) for config in (before, after)]
     hidden = [run_forward(model.backbone, *whole_rows(TOKENS)) for model in models]
@@ -112,8 +112,8 @@ def test_reading_step_ends_equals_reading_all(changes):
     model = tiny_language_model(5, tiny_config(**changes)).backbone
     segments = np.array([[1, 1, 1, 2, 2, 2, 2, 2, 0], [1] * 9], np.int32)
     positions = np.array([[0, 1, 2, 0, 1, 2, 3, 4, 0], range(9)], np.int32)
-    arrays = TOKENS, positions, segments
-    ends = np.array([[2, 5, 7, 0], [8, 1, 1, 4]], np.int32)
+    arrays = jnp.asarray(TOKENS), jnp.asarray(positions), jnp.asarray(segments)
+    ends = jnp.array([[2, 5, 7, 0], [8, 1, 1, 4]], jnp.int32)
     expected = gather_steps(run_forward(model, *arrays), ends)
     np.testing.assert_allclose(jax.jit(forward_steps)(model, *arrays, ends), expected, atol=1e-5)
 
