@@ -29,7 +29,7 @@ def visible(query_segments: Int[Array, "B Q"], key_segments: Int[Array, "B C"], 
 
 
 def within_window(query_positions: Int[Array, "B Q"], key_positions: Int[Array, "B C"],
-                  window: Int[Array, ""]) -> Bool[Array, "B Q C"]:
+                  window: int | Int[Array, ""]) -> Bool[Array, "B Q C"]:
     """True where a query reads back ``window`` tokens at most, itself included; 0 = no window.
 
     In:  positions [0, 1, 2, 3] of queries and keys, window 2
