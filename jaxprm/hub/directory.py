@@ -143,13 +143,23 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
+def read_architecture(directory: str | os.PathLike) -> TransformerConfig:
+    """The architecture of a saved model, from its ``config.json`` alone.
+
+    Raises:
+      InputError: as `read_config`, or a value of the architecture is missing, unknown or wrong.
+    """
+    file = find_model(directory) / CONFIG
+    return from_json(TransformerConfig, read_config(directory).get("transformer"), file, "transformer", _ADDED)
+
+
 def _load(directory: str | os.PathLike, kind: str) -> LoadedModel:
     config = read_config(directory)
     folder = find_model(directory)
     path = folder / CONFIG
     if config.get("kind") != kind:
         raise InputError(f"is not a {kind}", file=path, field="kind", value=config.get("kind"))
-    architecture = [from_json(TransformerConfig, config.get("transformer"), path, "transformer", _ADDED)]
+    architecture = [read_architecture(directory)]
     if kind == "reward_model":
         architecture.append(from_json(HeadConfig, config.get("head"), path, "head", _ADDED))
     step_format = from_json(StepFormat, config.get("step_format"), path, "step_format")

@@ -37,7 +37,8 @@ class TransformerConfig:
       tie_embeddings: a language model reads its logits from the embedding table instead of its own matrix.
       dtype: of activations ("float32" or "bfloat16"); softmax, norms and losses are computed in float32. Parameters are
         float32 in training; models that only read may hold them in bfloat16.
-      remat: what the backward pass recomputes: "none", "dots" (everything but matrix products) or "full".
+      remat: what the backward pass recomputes: "none", "dots" (everything but matrix products and
+        attention) or "full".
       activation: of the MLP's gate, "silu" or "gelu_tanh" (GELU's tanh approximation, Gemma).
       mlp_bias: biases on the three projections of the MLP.
       norm_plus_one: RMSNorm multiplies by ``1 + scale`` before it rounds (Gemma).

@@ -14,16 +14,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxprm.models.attention import attend, attend_cached
+from jaxprm.models.attention import SAVED, attend, attend_cached
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.layers import Block, RMSNorm
 from jaxprm.models.rope import rotary_angles, text_lengths
 from jaxprm.models.sharding import constrain, gathered, out_sharding
 
-_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+# Attention is matrix products, too: "dots" keeps its result, which is no larger than the queries.
+_REMAT_POLICIES = {"dots": jax.checkpoint_policies.save_from_both_policies(
+                       jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+                       jax.checkpoint_policies.save_only_these_names(SAVED)),
                    "full": jax.checkpoint_policies.nothing_saveable}
-
 
 _UNROLLED_LAYERS = 4
 
