@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxprm.models.attention import SAVED, attend, attend_cached
+from jaxprm.models.attention import SAVED, attend_cached
+from jaxprm.models.attention_kernels import attention_kernel
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.layers import Block, RMSNorm
@@ -81,7 +82,7 @@ def _angles(config: TransformerConfig, positions: Int[Array, "B T"], lengths: Ca
 
 
 def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
-    config = model.config
+    config, attend = model.config, attention_kernel(model.config)
     everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
     windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None  # None: layers are all alike
 
@@ -94,7 +95,7 @@ def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
         def read(query, key, value):
             nonlocal kept
             kept = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if keep else None
-            return attend(query, key, value, segment_ids, positions, config.attention_scale, config.attention_softcap, window)
+            return attend(query, key, value, segment_ids, positions, window)
 
         return block(x, angles, read), kept
 

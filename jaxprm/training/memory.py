@@ -80,6 +80,7 @@ def step_memory(build: Callable[[TransformerConfig], nnx.Module], config: Transf
     Raises:
       InputError: the mesh does not divide a parameter, or the batch's rows.
     """
+    config = dataclasses.replace(config, attention="blocked")  # other kernels keep the same and cannot be traced everywhere
     model, sizes = jax.eval_shape(lambda: build(config)), {} if mesh is None else dict(mesh.shape)
     rows, tokens = batch["tokens"].shape
     split, tensor = sizes.get("data", 1) * sizes.get("fsdp", 1), sizes.get("tensor", 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxprm.models import Transformer, forward, parameters, transformer, with_parameters
+from jaxprm.models import Transformer, attention_kernels, forward, parameters, with_parameters
 from jaxprm.models.attention import attend
 from jaxprm.testing import tiny_config
 from jaxprm.testing.models import random_model
@@ -98,7 +98,7 @@ def test_a_model_on_long_packed_rows_equals_dense_attention(monkeypatch):
         return jax.jit(jax.grad(total, has_aux=True))(parameters(model))
 
     gradients, hidden = run()
-    monkeypatch.setattr(transformer, "attend", dense)
+    monkeypatch.setattr(attention_kernels, "attend", dense)
     expected_gradients, expected = run()
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
     for name, gradient in gradients.items():

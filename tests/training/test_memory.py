@@ -82,13 +82,7 @@ def test_a_mesh_divides_everything():
     assert 8 * data.batch == 8 * split.batch == whole.batch
     assert whole.weights / 8 <= split.weights < 1.1 * whole.weights / 8  # norms stay whole
     assert 0.95 * whole.activations < 8 * data.activations < 1.05 * whole.activations
-    # Without remat the weights that fsdp gathers are kept for the backward pass; with it they are gathered again.
-    blocks = 4 * CONFIG.matmul_parameters
-    assert split.activations - data.activations > 0.9 * blocks
-    dots = dataclasses.replace(CONFIG, remat="dots")
-    sizes = [step_memory(build, dots, LOSS, OPTIMIZER, BATCH, abstract_mesh(mesh, 8)).activations
-             for mesh in ((8, 1, 1), (1, 8, 1))]
-    assert sizes[0] == sizes[1]
+    assert split.activations == data.activations  # rows are split alike
 
 
 def test_rows_that_the_mesh_does_not_divide():
