@@ -241,8 +241,10 @@ def plan(
     _prepare()
     from jaxprm.pipelines import plan as pipeline
 
-    if (config is None) != table:
-        raise InputError("give a config, or --table", field="CONFIG", value=config)
+    if table and config is not None:
+        raise InputError("is not read with --table", field="CONFIG", value=config, hint="leave one of them out")
+    if config is None and not table:
+        raise InputError("no config", hint="give the name of one, or --table")
     if config is None:
         print(*pipeline.table(), sep="\n")
         return
