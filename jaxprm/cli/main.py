@@ -222,6 +222,46 @@ def export(
 
 
 @app.command()
+def plan(
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help=(
+        "Name of a shipped training config, or a .gin file."))] = None,
+    devices: Annotated[int, typer.Option(metavar="N", help="Devices to train on.")] = 1,
+    mesh: Annotated[str | None, typer.Option(metavar="DATA,FSDP,TENSOR", help=(
+        "Sizes of the mesh; -1 = the rest [default: the config's, or fsdp over all devices]."))] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help=(
+        "Kind of device (h200, v5e, v5p, ...): also say what to change if it does not fit [default: compare all]."))] = None,
+    table: Annotated[bool, typer.Option("--table", help=(
+        "Instead of a config: 1.5B, 7B and 72B models on 1 x H200, v5e-16 and v5p-256, as Markdown."))] = False,
+    gin: GinOption = None,
+) -> None:
+    """What a training step needs: memory per device, operations, and where it fits. Nothing is trained or compiled.
+
+    Example: `jaxprm plan prm/prm800k --devices 8 --mesh 1,-1,2 --device v5e`
+    """
+    _prepare()
+    from jaxprm.pipelines import plan as pipeline
+
+    if table and config is not None:
+        raise InputError("is not read with --table", field="CONFIG", value=config, hint="leave one of them out")
+    if config is None and not table:
+        raise InputError("no config", hint="give the name of one, or --table")
+    if config is None:
+        print(*pipeline.table(), sep="\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxprm.cli.config import resolve
+    from jaxprm.pipelines.train_prm import TrainPRM
+
+    setup = pipeline.setup(resolve(config, gin or (), TrainPRM).config, devices, mesh and _mesh_axes(mesh))
+    lines = Table(show_header=False, box=None)
+    for name, value in pipeline.describe(setup, device):
+        lines.add_row(name, value)
+    Console(highlight=False, markup=False).print(lines)
+
+
+@app.command()
 def doctor() -> None:
     """What this machine offers: devices, cores, memory, versions, caches, data."""
     _prepare()
@@ -246,12 +286,16 @@ def _mesh(sizes: str | None):
         return None
     from jaxprm.models import make_mesh
 
+    return make_mesh(*_mesh_axes(sizes))
+
+
+def _mesh_axes(sizes: str) -> tuple[int, int, int]:
     try:
         data, fsdp, tensor = (int(size) for size in sizes.split(","))
     except ValueError:
         raise InputError("must be three whole numbers with commas between them", field="mesh", value=sizes,
                          hint="such as 1,1,-1") from None
-    return make_mesh(data, fsdp, tensor)
+    return data, fsdp, tensor
 
 
 def _run_config(module: str, root: str, config: str, run: Path | None, overrides: list[str] | None) -> Path:

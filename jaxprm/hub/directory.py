@@ -41,7 +41,7 @@ FORMAT = "jaxprm-model-1"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Fields that came after the format: a model without them was made by code that computed what their defaults say.
 _ADDED = frozenset(("activation", "mlp_bias", "norm_plus_one", "post_norms", "embed_scale", "query_scale", "attention_softcap",
-                    "logit_softcap", "windows", "rope_scaling", "local_rope_theta", "hidden", "members"))
+                    "logit_softcap", "windows", "rope_scaling", "local_rope_theta", "attention", "hidden", "members"))
 
 _KINDS: dict[str, type] = {"reward_model": RewardModel, "language_model": LanguageModel}
 
@@ -74,8 +74,9 @@ def save_model(directory: str | os.PathLike, model: RewardModel | LanguageModel,
     directory = Path(directory)
     kind = next(name for name, cls in _KINDS.items() if type(model) is cls)
     _check_vocabulary(model.config, encoder.tokenizer, directory)
-    config = {"format": FORMAT, "kind": kind, "jaxprm": jaxprm.__version__,
-              "transformer": dataclasses.asdict(model.config)}
+    architecture = dataclasses.asdict(model.config)
+    del architecture["attention"]  # how this machine computed, not what the model is
+    config = {"format": FORMAT, "kind": kind, "jaxprm": jaxprm.__version__, "transformer": architecture}
     if kind == "reward_model":
         config["head"] = dataclasses.asdict(model.head.config)
     config |= {"step_format": dataclasses.asdict(encoder.format),
@@ -143,13 +144,23 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
+def read_architecture(directory: str | os.PathLike) -> TransformerConfig:
+    """The architecture of a saved model, from its ``config.json`` alone.
+
+    Raises:
+      InputError: as `read_config`, or a value of the architecture is missing, unknown or wrong.
+    """
+    file = find_model(directory) / CONFIG
+    return from_json(TransformerConfig, read_config(directory).get("transformer"), file, "transformer", _ADDED)
+
+
 def _load(directory: str | os.PathLike, kind: str) -> LoadedModel:
     config = read_config(directory)
     folder = find_model(directory)
     path = folder / CONFIG
     if config.get("kind") != kind:
         raise InputError(f"is not a {kind}", file=path, field="kind", value=config.get("kind"))
-    architecture = [from_json(TransformerConfig, config.get("transformer"), path, "transformer", _ADDED)]
+    architecture = [read_architecture(directory)]
     if kind == "reward_model":
         architecture.append(from_json(HeadConfig, config.get("head"), path, "head", _ADDED))
     step_format = from_json(StepFormat, config.get("step_format"), path, "step_format")

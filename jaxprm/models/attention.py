@@ -6,14 +6,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.models.sharding import constrain
 
 _MASKED = -1e30  # finite: exp(_MASKED - m) is 0, and a row without any key stays free of NaN
 
+SAVED = "attention"
+"""Name of what attention keeps for its backward pass, for policies of `jax.checkpoint`."""
 
-_BLOCK = 128  # queries that are read at once
+QUERY_BLOCK = 128  # queries that are read at once
 _SPANS = 16  # pieces of a row whose keys are cut to length; more of them compile longer and save little
 
 
@@ -42,11 +45,12 @@ def within_window(query_positions: Int[Array, "B Q"], key_positions: Int[Array, 
 def attend(query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"],
            segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"], scale: float, softcap: float | None = None,
            window: Int[Array, ""] | None = None) -> Float[Array, "B T N H"]:
-    """Grouped-query attention within rows of packed solutions; N query heads, K key/value heads.
+    """Grouped-query attention within rows of packed solutions; N query heads, K key/value heads. Padding reads zeros.
 
     Queries are read in blocks, each against the keys up to about its own end: nearly half of a causal matrix is never
-    computed, and the logits at hand, ``[B, N, 128, T]``, stay in a processor's cache where ``[B, N, T, T]`` would not. The
-    backward pass computes the weights of a block again instead of keeping those of all.
+    computed, and the logits at hand, ``[B, N, 128, T]``, grow with a row's length and not with its square. The backward pass
+    keeps the result and the log-sum-exp of every query, and computes the weights of a block again from them, as
+    FlashAttention-2 does (Dao 2023, arXiv:2307.08691, algorithm 2). Only reverse-mode derivatives are defined.
 
     Args:
       query, key, value: rotated heads of all tokens.
@@ -60,35 +64,113 @@ def attend(query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: 
     if one_key_head:
         # Query heads are split over a mesh as key heads are, and one key head is whole.
         query = constrain(query, "batch", None, None, None)
-    tokens = query.shape[1]
-    index = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32), segment_ids.shape)
-    keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
-
-    @functools.partial(jax.checkpoint, static_argnums=1)
-    def read(block, end):
-        query, segments, at, places = block
-        seen = visible(segments, segment_ids[:, :end], at[0], index[0, :end])
-        if window is not None:
-            seen &= within_window(places, positions[:, :end], window)
-        logits = _logits(query, keys[:, :, :end], scale, softcap)
-        logits = jnp.where(seen[:, None, None], logits, _MASKED)
-        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        total = weights.sum(-1).transpose(0, 3, 1, 2).reshape(query.shape[:3])
-        return (_weighted(weights, values[:, :, :end]) / total[..., None]).astype(query.dtype)
-
-    outs = []
-    span = _BLOCK * -(-tokens // (_BLOCK * _SPANS))
-    for start in range(0, tokens, span):
-        end = min(start + span, tokens)
-        piece = tuple(x[:, start:end] for x in (query, segment_ids, index, positions))
-        if (end - start) % _BLOCK or end - start == _BLOCK:
-            outs.append(read(piece, end))
-        else:  # block after block, all with the keys of the span
-            split = tuple(x.reshape(x.shape[0], -1, _BLOCK, *x.shape[2:]).swapaxes(0, 1) for x in piece)
-            out = jax.lax.map(lambda block, end=end: read(block, end), split)
-            outs.append(out.swapaxes(0, 1).reshape(piece[0].shape))
-    out = jnp.concatenate(outs, axis=1)
+    out = _attend(query, key, value, segment_ids, positions, window, scale, softcap)
     return constrain(out, "batch", None, "heads", None) if one_key_head else out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _attend(query, key, value, segment_ids, positions, window, scale, softcap):
+    return _attend_forward(query, key, value, segment_ids, positions, window, scale, softcap)[0]
+
+
+def _attend_forward(query, key, value, segment_ids, positions, window, scale, softcap):
+    keys, values, places = key.swapaxes(1, 2), value.swapaxes(1, 2), _places(segment_ids, positions)
+
+    def read(_, block, end):
+        queries, at = block
+        seen = _seen(at, places, end, window)
+        logits = jnp.where(seen, _logits(queries, keys[:, :, :end], scale, softcap), _MASKED)
+        top = logits.max(-1, keepdims=True)
+        weights = jnp.exp(logits - top)
+        total = weights.sum(-1, keepdims=True)
+        out = _weighted(weights, values[:, :, :end]) / _per_query(total)
+        real = (at[0] > 0)[:, :, None, None]
+        lse = jnp.where(real, _per_query(top + jnp.log(total)), 0.0)
+        return None, (jnp.where(real, out, 0.0).astype(queries.dtype), lse)
+
+    read_all = [_over_blocks(read, None, (query, places), start, end)[1] for start, end in _spans(query.shape[1])]
+    out, lse = (checkpoint_name(jnp.concatenate(parts, axis=1), SAVED) for parts in zip(*read_all))
+    return out, (key, value, query, segment_ids, positions, window, out, lse)
+
+
+def _attend_backward(scale, softcap, kept, gradient):
+    key, value, query, segment_ids, positions, window, out, lse = kept
+    keys, values, places = key.swapaxes(1, 2), value.swapaxes(1, 2), _places(segment_ids, positions)
+    # Each query's weighted mean of what its weights' gradients are, float32[B, T, N, 1].
+    mean = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
+
+    def add(sums, block, end):
+        queries, (gradients, lse, mean, at) = block
+        heads = keys.shape[1]
+        raw = _logits(queries, keys[:, :, :end], scale, softcap)
+        weights = jnp.exp(jnp.where(_seen(at, places, end, window), raw, _MASKED) - _per_key_head(lse, heads))
+        gradients, queries = _per_key_head(gradients, heads), _per_key_head(queries, heads)
+        inner = jnp.einsum("rkqth,rkch->rkqtc", gradients, values[:, :, :end], preferred_element_type=jnp.float32)
+        inner = weights * (inner - _per_key_head(mean, heads)) * scale
+        if softcap is not None:
+            inner = inner * (1 - (raw / softcap) ** 2)
+        inner = inner.astype(queries.dtype)
+        products = [jnp.einsum("rkqtc,rkqth->rkch", *pair, preferred_element_type=jnp.float32)
+                    for pair in ((inner, queries), (weights.astype(gradients.dtype), gradients))]
+        query_gradient = _weighted(inner, keys[:, :, :end]).astype(query.dtype)
+        return tuple(map(jnp.add, sums, products)), query_gradient
+
+    sums = (jnp.zeros_like(keys, jnp.float32), jnp.zeros_like(values, jnp.float32))
+    parts = []
+    for start, end in reversed(_spans(query.shape[1])):
+        sums, query_gradient = _over_blocks(add, sums, (query, (gradient, lse, mean, places)), start, end)
+        # Queries before ``start`` read no key from there on: what has been summed for those keys is complete.
+        parts.append((query_gradient, *(x[:, :, start:].swapaxes(1, 2) for x in sums)))
+        sums = tuple(x[:, :, :start] for x in sums)
+    gradients = (jnp.concatenate(part[::-1], axis=1) for part in zip(*parts))
+    return *(x.astype(like.dtype) for x, like in zip(gradients, (query, key, value))), None, None, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _spans(tokens: int) -> list[tuple[int, int]]:
+    """Where a row is cut; the queries of a span read keys up to its end.
+
+    In:  1000 tokens
+    Out: [(0, 128), (128, 256), ..., (896, 1000)]
+    """
+    size = QUERY_BLOCK * -(-tokens // (QUERY_BLOCK * _SPANS))
+    return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+
+def _over_blocks(function, carry, values, start: int, end: int):
+    """``function(carry, block of values, end) -> (carry, out)`` over the blocks of the tokens ``start .. end``, in order."""
+    values = jax.tree.map(lambda x: x[:, start:end], values)
+    if (end - start) % QUERY_BLOCK or end - start == QUERY_BLOCK:
+        return function(carry, values, end)
+    split = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, QUERY_BLOCK, *x.shape[2:]).swapaxes(0, 1), values)
+    carry, out = jax.lax.scan(lambda carry, block: function(carry, block, end), carry, split)
+    return carry, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[1], end - start, *x.shape[3:]), out)
+
+
+def _places(segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"]) -> tuple[Array, Array, Array]:
+    """What decides which keys a token reads: segment, index in the row, position in its solution."""
+    return segment_ids, jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape), positions
+
+
+def _seen(at: tuple, places: tuple, end: int, window: Int[Array, ""] | None) -> Bool[Array, "B 1 1 Q C"]:
+    (segments, index, positions), (key_segments, key_index, key_positions) = at, (x[:, :end] for x in places)
+    seen = visible(segments, key_segments, index[0], key_index[0])
+    if window is not None:
+        seen &= within_window(positions, key_positions, window)
+    return seen[:, None, None]
+
+
+def _per_key_head(x: Float[Array, "R T N X"], heads: int) -> Float[Array, "R K Q T X"]:
+    """Query heads of the same key head side by side."""
+    return x.reshape(*x.shape[:2], heads, -1, x.shape[-1]).transpose(0, 2, 3, 1, 4)
+
+
+def _per_query(x: Float[Array, "R K Q T X"]) -> Float[Array, "R T N X"]:
+    """The inverse of `_per_key_head`."""
+    x = x.transpose(0, 3, 1, 2, 4)
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
 def attend_at(query: Float[Array, "B S N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"],
@@ -109,16 +191,14 @@ def attend_at(query: Float[Array, "B S N H"], key: Float[Array, "B T K H"], valu
 
 def _logits(query: Float[Array, "R T N H"], keys: Float[Array, "R K C H"], scale: float,
             softcap: float | None) -> Float[Array, "R K Q T C"]:
-    rows, tokens, heads, size = query.shape
-    grouped = query.reshape(rows, tokens, keys.shape[1], heads // keys.shape[1], size).transpose(0, 2, 3, 1, 4)
+    grouped = _per_key_head(query, keys.shape[1])
     logits = jnp.einsum("rkqth,rkch->rkqtc", grouped, keys, preferred_element_type=jnp.float32) * scale
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
 def _weighted(weights: Float[Array, "R K Q T C"], values: Float[Array, "R K C H"]) -> Float[Array, "R T N H"]:
-    rows, kv_heads, group, tokens, _ = weights.shape
     out = jnp.einsum("rkqtc,rkch->rkqth", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return out.transpose(0, 3, 1, 2, 4).reshape(rows, tokens, kv_heads * group, values.shape[-1])
+    return _per_query(out)
 
 
 def attend_cached(query: Float[Array, "R T N H"], keys: Float[Array, "R K C H"], values: Float[Array, "R K C H"],
@@ -163,7 +243,7 @@ def attend_cached(query: Float[Array, "R T N H"], keys: Float[Array, "R K C H"],
     prompt_total = prompt_weights.sum(-1, keepdims=True)
 
     def per_query(x):  # one number per query: [.., K, Q, W*T or T, 1] -> [R, T, N, 1]
-        return x.transpose(0, 3, 1, 2, 4).reshape(rows, tokens, heads, 1)
+        return _per_query(x).reshape(rows, tokens, heads, 1)
 
     prompt_out = _weighted(prompt_weights, prompt_values).reshape(rows, tokens, heads, size)
     suffix_out = _weighted(weights, values)

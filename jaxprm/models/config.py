@@ -12,6 +12,7 @@ from jaxprm.models.rope import RopeScaling
 
 Activation = Literal["silu", "gelu_tanh"]
 Remat = Literal["none", "dots", "full"]
+AttentionKernel = Literal["blocked", "cudnn", "splash"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class TransformerConfig:
       tie_embeddings: a language model reads its logits from the embedding table instead of its own matrix.
       dtype: of activations ("float32" or "bfloat16"); softmax, norms and losses are computed in float32. Parameters are
         float32 in training; models that only read may hold them in bfloat16.
-      remat: what the backward pass recomputes: "none", "dots" (everything but matrix products) or "full".
+      remat: what the backward pass recomputes: "none", "dots" (everything but matrix products and
+        attention) or "full".
       activation: of the MLP's gate, "silu" or "gelu_tanh" (GELU's tanh approximation, Gemma).
       mlp_bias: biases on the three projections of the MLP.
       norm_plus_one: RMSNorm multiplies by ``1 + scale`` before it rounds (Gemma).
@@ -50,6 +52,8 @@ class TransformerConfig:
       rope_scaling: stretched rotary positions, see `RopeScaling`.
       local_rope_theta: base of the rotary frequencies in layers with a window, which are not scaled (Gemma 3); ``None`` =
         as all other layers.
+      attention: kernel for whole rows, see `jaxprm.models.attention_kernels`: "blocked" runs everywhere, "cudnn" on NVIDIA
+        GPUs (bfloat16, no softcap), "splash" on TPUs. Results agree up to rounding; it is not saved with a model.
     """
 
     vocab_size: int
@@ -79,6 +83,7 @@ class TransformerConfig:
     windows: tuple[int, ...] = ()
     rope_scaling: RopeScaling | None = None
     local_rope_theta: float | None = None
+    attention: AttentionKernel = "blocked"
 
     def __post_init__(self):
         for field in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_dim", "context"):
@@ -93,7 +98,7 @@ class TransformerConfig:
             if value is not None and value <= 0:
                 raise InputError("must be positive", field=field, value=value)
         for field, allowed in (("dtype", ("float32", "bfloat16")), ("remat", ("none", "dots", "full")),
-                               ("activation", ("silu", "gelu_tanh"))):
+                               ("activation", ("silu", "gelu_tanh")), ("attention", ("blocked", "cudnn", "splash"))):
             if getattr(self, field) not in allowed:
                 raise InputError(f"must be one of {', '.join(allowed)}", field=field, value=getattr(self, field))
         if self.windows and len(self.windows) != self.layers:
@@ -104,6 +109,14 @@ class TransformerConfig:
             raise InputError("must be at least 4 for dynamic rope scaling", field="head_dim", value=self.head_dim)
         if self.local_rope_theta is not None and not any(self.windows):
             raise InputError("needs a layer with a window", field="local_rope_theta", value=self.local_rope_theta)
+        if self.attention == "cudnn":
+            fits_head = self.head_dim % 8 == 0 and self.head_dim <= 256
+            for field, needed, fits in (("dtype", "bfloat16", self.dtype == "bfloat16"),
+                                        ("head_dim", "a multiple of 8 up to 256", fits_head),
+                                        ("attention_softcap", "None", self.attention_softcap is None)):
+                if not fits:
+                    raise InputError(f"must be {needed} for attention = 'cudnn'", field=field, value=getattr(self, field),
+                                     hint="or use attention = 'blocked'")
 
     @property
     def compute_dtype(self) -> jnp.dtype:

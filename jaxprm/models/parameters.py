@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxprm.errors import InputError
 from jaxprm.models.sharding import ShardingRules, parameter_axes
@@ -45,7 +45,7 @@ def with_parameters(model: Model, values: Mapping[str, jax.Array], *, source=Non
     return jax.tree_util.tree_unflatten(tree, [values[name] for name in expected])
 
 
-def parameter_shardings(names: Iterable[str] | Mapping[str, Any], mesh: jax.sharding.Mesh,
+def parameter_shardings(names: Iterable[str] | Mapping[str, Any], mesh: Mesh | AbstractMesh,
                         rules: ShardingRules = ShardingRules()) -> dict[str, NamedSharding]:
     """Dotted name -> where that parameter lives on the mesh.
 
@@ -73,6 +73,6 @@ def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -
                              field=name, value=tuple(shape), hint="choose another mesh")
 
 
-def batch_sharding(mesh: jax.sharding.Mesh, rules: ShardingRules = ShardingRules()) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh, rules: ShardingRules = ShardingRules()) -> NamedSharding:
     """Rows split over the mesh's batch axes, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(*rules.spec(("batch",))))

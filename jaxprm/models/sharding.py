@@ -79,16 +79,29 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> j
       InputError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [data, fsdp, tensor]
+    sizes = mesh_sizes((data, fsdp, tensor), len(devices))
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+
+
+def abstract_mesh(sizes: tuple[int, int, int], devices: int) -> jax.sharding.AbstractMesh:
+    """The same for devices that this machine does not have: code can be traced on it, but not run."""
+    return jax.sharding.AbstractMesh(mesh_sizes(sizes, devices), MESH_AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def mesh_sizes(sizes: tuple[int, int, int], devices: int) -> tuple[int, int, int]:
+    """Sizes of the axes (data, fsdp, tensor) with -1 replaced by whatever devices are left.
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+    """
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise InputError("at most one size may be -1, the others must be positive", field="mesh", value=tuple(sizes))
+        raise InputError("at most one size may be -1, the others must be positive", field="mesh", value=sizes)
     known = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices) or 0 in sizes:
-        raise InputError(f"does not cover the {len(devices)} devices", field="mesh", value=tuple(sizes),
+    found = tuple(devices // known if size == -1 else size for size in sizes)
+    if math.prod(found) != devices or 0 in found:
+        raise InputError(f"does not cover the {devices} devices", field="mesh", value=found,
                          hint="data * fsdp * tensor must equal the number of devices (-1 = the rest)")
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    return found
 
 
 def _mesh_kind() -> AxisType | None:

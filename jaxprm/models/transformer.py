@@ -14,16 +14,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxprm.models.attention import attend, attend_at, attend_cached
+from jaxprm.models.attention import SAVED, attend_at, attend_cached
+from jaxprm.models.attention_kernels import attention_kernel
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.layers import Block, RMSNorm
 from jaxprm.models.rope import rotary_angles, text_lengths
 from jaxprm.models.sharding import constrain, gathered, out_sharding
 
-_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+# Attention is matrix products, too: "dots" keeps its result, which is no larger than the queries.
+_REMAT_POLICIES = {"dots": jax.checkpoint_policies.save_from_both_policies(
+                       jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+                       jax.checkpoint_policies.save_only_these_names(SAVED)),
                    "full": jax.checkpoint_policies.nothing_saveable}
-
 
 _UNROLLED_LAYERS = 4
 
@@ -65,7 +68,7 @@ def forward_steps(model: Transformer, tokens: Int[Array, "B T"], positions: Int[
     A deep model takes its layers by index, which a gradient would pay for with a buffer of all weights per layer: for training
     gather from `forward` instead.
     """
-    config, last = model.config, model.config.layers - 1
+    config, last, attend = model.config, model.config.layers - 1, attention_kernel(model.config)
     everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
     windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None
 
@@ -73,7 +76,7 @@ def forward_steps(model: Transformer, tokens: Int[Array, "B T"], positions: Int[
         window = None if windows is None else windows[index]
 
         def read(query, key, value):
-            return attend(query, key, value, segment_ids, positions, config.attention_scale, config.attention_softcap, window)
+            return attend(query, key, value, segment_ids, positions, window)
 
         return model.layer(index)(x, _layer_angles(config, everywhere, local, window), read), None
 
@@ -127,7 +130,7 @@ def _layer_angles(config: TransformerConfig, everywhere: tuple, local: tuple, wi
 
 
 def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
-    config = model.config
+    config, attend = model.config, attention_kernel(model.config)
     everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
     windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None  # None: layers are all alike
 
@@ -138,7 +141,7 @@ def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
         def read(query, key, value):
             nonlocal kept
             kept = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if keep else None
-            return attend(query, key, value, segment_ids, positions, config.attention_scale, config.attention_softcap, window)
+            return attend(query, key, value, segment_ids, positions, window)
 
         return block(x, _layer_angles(config, everywhere, local, window), read), kept
 

@@ -1,5 +1,6 @@
 """Model directories: what is saved is what is loaded, and everything that does not fit is one line."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from flax import nnx
 
 from jaxprm.errors import InputError
 from jaxprm.hub import find_model, load_language_model, load_reward_model, save_model
+from jaxprm.hub.directory import read_architecture
 from jaxprm.models import (HeadConfig, LanguageModel, RewardModel, RopeScaling, TransformerConfig, parameters,
                            with_parameters)
 from jaxprm.records import Problem, Solution
@@ -56,6 +58,14 @@ def test_round_trip(saved, encoder):
                                   StepScorer(loaded.model, loaded.encoder).score(solution)[0])
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
     assert load_reward_model(saved.parent).info["seed"] == 3 and find_model(saved.parent) == saved
+
+
+def test_how_attention_is_computed_is_not_saved(encoder, tmp_path):
+    model = reward_model(encoder, attention="splash")
+    saved = save_model(tmp_path / "model", model, encoder, {})
+    assert "splash" not in (saved / "config.json").read_text()
+    assert load_reward_model(saved).model.config == dataclasses.replace(model.config, attention="blocked")
+    assert read_architecture(saved) == load_reward_model(saved).model.config
 
 
 @pytest.mark.parametrize("tied", [True, False])

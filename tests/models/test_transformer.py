@@ -49,16 +49,17 @@ CHANGES = dict(vocab_size=21, width=32, layers=3, heads=8, kv_heads=1, head_dim=
                norm_eps=0.1, attention_bias=True, output_bias=True, qk_norm=True, tie_embeddings=False, dtype="bfloat16",
                remat="full", activation="gelu_tanh", mlp_bias=True, norm_plus_one=True, post_norms=True, embed_scale=True,
                query_scale=0.1, attention_softcap=1.0, logit_softcap=2.0, windows=(0, 3),
-               rope_scaling=RopeScaling("linear", 4.0), local_rope_theta=100.0)
+               rope_scaling=RopeScaling("linear", 4.0), local_rope_theta=100.0, attention="splash")
 WITH = {"local_rope_theta": {"windows": (0, 3)}}  # fields that mean something only beside others
-LIMITS_ONLY = {"context"}  # read by StepScorer and LocalPolicy; their tests show it
+# Read by StepScorer and LocalPolicy; chooses a kernel. Their tests show it.
+NO_EFFECT_HERE = {"context", "attention"}
 
 
 def test_every_field_has_a_case():
     assert set(CHANGES) == {field.name for field in dataclasses.fields(TransformerConfig)}
 
 
-@pytest.mark.parametrize("field", sorted(CHANGES.keys() - LIMITS_ONLY))
+@pytest.mark.parametrize("field", sorted(CHANGES.keys() - NO_EFFECT_HERE))
 def test_every_field_is_live(field):
     before, after = (tiny_config(**WITH.get(field, {}), **changes) for changes in ({}, {field: CHANGES[field]}))
     if shapes(before) != shapes(after):
