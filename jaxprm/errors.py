@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend: bad input, said in one line."""
+"""The errors that a user can mend, each said in one line: bad input, a run that was stopped, a run that diverged."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ class InputError(Exception):
         """The same error with the place where it was found; what it knows already is kept where nothing is given."""
         return InputError(self.message, file=self.file if file is None else file, row=self.row if row is None else row,
                           field=self.field if field is None else field, value=self.value, hint=self.hint)
+
+
+class Stopped(Exception):
+    """A run that ended early because it was asked to (SIGTERM), with everything saved; its text is one line.
+
+    The command line prints it and exits with code 75, "try again later" in sysexits.h: the same command goes on.
+    """
+
+
+class Diverged(FloatingPointError):
+    """A loss or gradient that is not finite; its text is one line. The command line prints it and exits with code 3."""
 
 
 def _shorten(value, limit: int = 80) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import importlib
 import json
 import os
 from pathlib import Path
@@ -50,6 +51,29 @@ def config_sha256(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def config_from_json(value: Any) -> Any:
+    """The inverse of `config_to_json`, for configs whose classes still exist; lists become tuples.
+
+    Raises:
+      InputError: a class or field is not known, or a value is out of range.
+    """
+    if isinstance(value, list):
+        return tuple(map(config_from_json, value))
+    if not isinstance(value, dict):
+        return value
+    fields = {key: config_from_json(item) for key, item in value.items() if key != "class"}
+    if "class" not in value:
+        return fields
+    module, _, name = str(value["class"]).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name) if module.startswith("jaxprm.") else None
+        if not dataclasses.is_dataclass(kind):
+            raise ImportError(f"{value['class']} is not a config of this package")
+        return kind(**fields)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InputError(f"cannot be read by this version ({error})", field="class", value=value["class"]) from None
+
+
 class RunDirectory:
     """The directory of one run; opening it again with the same config resumes it.
 
@@ -60,6 +84,7 @@ class RunDirectory:
 
     Attributes:
       path, config_sha256; resumed: whether an earlier call began this run.
+      text: the config as it can be run again (``config.gin``), or else as JSON.
       metrics, checkpoints, results, report: where these are written.
 
     Raises:
@@ -68,6 +93,7 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike, config: Any, text: str | None = None):
         self.path, self.config_sha256 = Path(path), config_sha256(config)
+        self.text = json.dumps(config_to_json(config), indent=2) if text is None else text
         self.metrics, self.checkpoints = self.path / "metrics.jsonl", self.path / "checkpoints"
         self.results, self.report = self.path / "results.json", self.path / "report.html"
         if self.path.exists() and not self.path.is_dir():
@@ -97,6 +123,11 @@ class RunDirectory:
     def state(self) -> str:
         """``running`` (or killed), or ``finished``."""
         return self._status()["state"]
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What every finished stage reported, in the order they ended."""
+        return self._status()["stages"]
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """What `finish` was told about a stage by this or an earlier call; None if it has not ended yet."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import jaxprm
-from jaxprm.errors import InputError
+from jaxprm.errors import Diverged, InputError, Stopped
 from jaxprm.progress import Progress, SilentProgress, terminal_progress
 
 CACHE_VARIABLE = "JAXPRM_CACHE"
@@ -93,12 +93,37 @@ def quickstart(config: ConfigArgument = "quickstart", run: RunOption = None, gin
 
 
 @app.command()
-def train(config: ConfigArgument, run: RunOption = None, gin: GinOption = None) -> None:
+def train(
+    config: ConfigArgument, run: RunOption = None, gin: GinOption = None,
+    profile: Annotated[str | None, typer.Option(metavar="START:COUNT", help=(
+        "Trace COUNT steps with JAX's profiler, after START steps of this call, into RUN/profile (view with xprof)."))] = None,
+) -> None:
     """Train a process reward model from step labels.
+
+    SIGTERM saves a checkpoint and ends with exit code 75; a loss that is not finite ends with 3 and keeps its batch. In any
+    case the same command goes on from the last checkpoint.
 
     Example: `JAXPRM_DATA=../shared/data jaxprm train prm/prm800k --gin.TrainPRM.seed=1`
     """
-    _run_config("jaxprm.pipelines.train_prm", "TrainPRM", config, run, gin)
+    options = {}
+    if profile is not None:
+        from jaxprm.training.profiling import ProfileWindow
+
+        options["profile"] = ProfileWindow.parse(profile)
+    _run_config("jaxprm.pipelines.train_prm", "TrainPRM", config, run, gin, options)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, also of a run that is still under way.")]
+           ) -> None:
+    """Build RUN/report.html anew from what the run has written so far.
+
+    Example: `jaxprm report runs/prm800k`
+    """
+    _prepare()
+    from jaxprm.pipelines import report as pipeline
+
+    print(f"report: {pipeline.run(run).resolve()}")
 
 
 @app.command()
@@ -298,7 +323,8 @@ def _mesh_axes(sizes: str) -> tuple[int, int, int]:
     return data, fsdp, tensor
 
 
-def _run_config(module: str, root: str, config: str, run: Path | None, overrides: list[str] | None) -> Path:
+def _run_config(module: str, root: str, config: str, run: Path | None, overrides: list[str] | None,
+                options: dict | None = None) -> Path:
     """Resolves a config for the pipeline ``module``, runs it in its directory, and returns the path of the report."""
     progress = _prepare()
     import importlib
@@ -311,7 +337,7 @@ def _run_config(module: str, root: str, config: str, run: Path | None, overrides
     directory = RunDirectory(run or Path("runs") / resolved.name, resolved.config, resolved.text)
     progress.log(f"{'resuming' if directory.resumed else 'starting'} {directory.path} "
                  f"(config {resolved.path}, sha256 {resolved.sha256[:12]})")
-    pipeline.run(resolved.config, directory, progress)
+    pipeline.run(resolved.config, directory, progress, **(options or {}))
     return directory.report
 
 
@@ -336,7 +362,11 @@ def spell_out_overrides(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script. Bad input ends in one line on standard error and exit code 2, an interrupt in 130."""
+    """The console script. What a user can mend ends in one line on standard error.
+
+    Exit codes: 2 bad input, 3 a loss or gradient that is not finite, 75 stopped by SIGTERM with everything saved, 130
+    interrupted.
+    """
     arguments = spell_out_overrides(sys.argv[1:] if arguments is None else arguments)
     message = None
     try:
@@ -344,6 +374,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(args=arguments or ["--help"], prog_name="jaxprm", standalone_mode=False) or 0
     except InputError as error:
         code, message = 2, str(error)
+    except Diverged as error:
+        code, message = 3, str(error)
+    except Stopped as error:
+        code, message = 75, str(error)
     except OSError as error:
         if error.filename is None:
             raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +14,49 @@ from jaxtyping import Array, Float
 from jaxprm.models.sharding import gathered, has_mesh, out_sharding, whole_width
 
 
-def project(x: Float[Array, "B T ..."], weight: Float[Array, "..."], axes: tuple[str | None, ...],
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AdaptedWeight:
+    """A frozen weight and a trained change of low rank: stands where a parameter's array stands, for `project`.
+
+    Types are open: transforms rebuild the tree with other leaves.
+
+    Attributes:
+      base: the weight, [(layers,) inputs..., outputs...].
+      down: [(layers,) inputs..., rank].
+      up: [(layers,) rank, outputs...].
+      scale: factor on the product ``down @ up``.
+    """
+
+    base: Any
+    down: Any
+    up: Any
+    scale: float = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def __getitem__(self, index) -> AdaptedWeight:
+        """``parameter[...]`` reads a parameter; there is nothing else to index."""
+        if index is not Ellipsis:
+            raise TypeError("an adapted weight is read as a whole")
+        return self
+
+
+def project(x: Float[Array, "B T ..."], weight: Float[Array, "..."] | AdaptedWeight, axes: tuple[str | None, ...],
             inputs: int = 1) -> Float[Array, "B T ..."]:
     """``x`` times ``weight`` over the last ``inputs`` axes of x = the first ``inputs`` axes of the weight.
 
     Args:
       x: activations, rows split over the mesh's batch axes.
-      weight: parameter, cast to the activations' dtype.
+      weight: parameter, cast to the activations' dtype. The change of an adapted weight is applied to the activations, so
+        that neither it nor the weight's gradient ever exists in full size.
       axes: logical axes of the weight (`jaxprm.models.sharding`); the product is whole again along contracted axes.
     """
+    if isinstance(weight, AdaptedWeight):
+        low = project(x, weight.down, (*axes[:inputs], None), inputs)
+        return project(x, weight.base, axes, inputs) + weight.scale * project(low, weight.up, (None, *axes[inputs:]))
     weight = gathered(weight, *axes).astype(x.dtype)
     lead, tail = x.shape[:2], weight.shape[inputs:]
     if has_mesh():  # rows stay split: contract in place and let JAX place the result

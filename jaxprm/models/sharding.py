@@ -114,6 +114,11 @@ def has_mesh() -> bool:
     return _mesh_kind() is not None
 
 
+def is_explicit() -> bool:
+    """Whether code is traced under one of our meshes with Explicit axes."""
+    return _mesh_kind() == AxisType.Explicit
+
+
 def constrain(x: jax.Array, *axes: str | None, rules: ShardingRules = ShardingRules()) -> jax.Array:
     """Places an array by logical axes: no mesh -> as is, Auto -> a constraint, Explicit -> a reshard."""
     kind = _mesh_kind()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -33,18 +32,17 @@ from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.sharding import make_mesh
 from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.pipelines import report
+from jaxprm.pipelines.held_out import held_out_numbers
 from jaxprm.pipelines.step_data import Encoded, encode_files, files_sha256, kept, prefix_weights, which_fit
-from jaxprm.progress import Progress, duration
+from jaxprm.progress import Progress
 from jaxprm.records import LabeledSolution, atomic_write
 from jaxprm.reports.solutions import scored_solution
-from jaxprm.reports.training import render_training_report
 from jaxprm.run_directory import RunDirectory, config_sha256
 from jaxprm.scoring.scorer import StepScorer
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
-from jaxprm.training import TrainConfig, fit, read_metrics, step_loss
-
-HELD_OUT = "held-out problems of the training files"
+from jaxprm.training import ProfileWindow, TrainConfig, fit, on_one_device, step_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +129,10 @@ class _Split:
     encoded: list[Encoded]
 
 
-def run(config: TrainPRM, directory: RunDirectory, progress: Progress) -> None:
+def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: ProfileWindow | None = None) -> None:
     """Trains into a run directory: ``model/`` (see `jaxprm.hub`), ``metrics.jsonl``, ``results.json``, ``report.html``.
+
+    ``profile``: steps of training to trace.
 
     Raises:
       InputError: bad input, with file, row, field and value where they are known.
@@ -171,16 +171,18 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress) -> None:
 
     identity = {"config": directory.config_sha256, "tokenizer": encoder.tokenizer.fingerprint,
                 "data": config_sha256(files)}
+    loss = step_loss(STEP_OBJECTIVES[config.objective], **config.hyperparameters)
     with clock.stage("train"):
-        model = fit(model, step_loss(STEP_OBJECTIVES[config.objective], **config.hyperparameters), dataset,
-                    config.training, directory.path, run=identity, name="train the PRM", progress=progress,
-                    mesh=None if config.mesh is None else make_mesh(*config.mesh))
-        model = _on_one_device(model)
+        model = fit(model, loss, dataset, config.training, directory.path, run=identity, name="train the PRM",
+                    progress=progress, mesh=None if config.mesh is None else make_mesh(*config.mesh),
+                    evaluate=_evaluator(config, encoder, held_out, loss), profile=profile,
+                    about={"config_text": directory.text, "step_format": json.dumps(dataclasses.asdict(encoder.format))})
+        model = with_parameters(model, on_one_device(parameters(model)))
     with clock.stage("evaluate"):
         evaluation, threshold, scores = _evaluate(model, encoder, held_out, config.seed, progress)
     info = {"data": dataclasses.asdict(config.data) | {"sha256": files}, "counts": counts, "seed": config.seed,
             "objective": config.objective, "config_sha256": directory.config_sha256, "held_out": config.held_out,
-            "threshold": None if threshold is None else {"value": threshold, "chosen_on": HELD_OUT}}
+            "threshold": None if threshold is None else {"value": threshold, "chosen_on": report.HELD_OUT}}
     save_model(directory.path / "model", model, encoder, info)
     _finish(directory, config, info, evaluation, held_out, scores, clock.seconds, progress)
 
@@ -250,8 +252,12 @@ def _examples(split: _Split, count_once: bool) -> list[Example]:
     return examples
 
 
-def _on_one_device(model: RewardModel) -> RewardModel:
-    return with_parameters(model, {name: jnp.asarray(np.asarray(value)) for name, value in parameters(model).items()})
+def _evaluator(config: TrainPRM, encoder: StepEncoder, held_out: _Split, loss):
+    """What `fit` calls while it trains, if there is anything to evaluate."""
+    if not held_out.items or not config.training.evaluate_every:
+        return None
+    return held_out_numbers(encoder, held_out.items, held_out.encoded, _examples(held_out, config.count_prefixes_once), loss,
+                            row_tokens=config.row_tokens, row_steps=config.row_steps, batch_rows=config.batch_rows)
 
 
 def _evaluate(model: RewardModel, encoder: StepEncoder, held_out: _Split, seed: int,
@@ -281,33 +287,19 @@ def _finish(directory: RunDirectory, config: TrainPRM, info: dict[str, Any], eva
         json.dump(results, out, indent=2, ensure_ascii=False, allow_nan=False)
         out.write("\n")
 
-    counts, trained = info["counts"], config.model or "that of the initial model"
-    settings = {"files": ", ".join(config.data.files), "ratings": f"neutral = {config.data.neutral}, "
-                f"after the first error = {config.data.after_error}", "objective": config.objective,
-                "trained on": f"{_size(counts['train'])}, {counts['train_weight']:,.0f} labels",
-                "held out": _size(counts["held_out"]),
-                "architecture": str(trained), "optimiser steps": f"{config.training.steps:,}", "seed": str(config.seed),
-                "configuration": directory.config_sha256[:16],
-                "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())}
     # One solution per problem, the first ones with an error: chosen by the data's order, not by how well they look.
     shown: dict[str, int] = {}
     for row, item in enumerate(held_out.items):
         if item.labels.first_error not in (None, -1):
             shown.setdefault(item.solution.problem.prompt, row)
     examples = [scored_solution(held_out.items[row], scores[row].tolist()) for row in list(shown.values())[:8]]
-    page = render_training_report(f"Training of {directory.path.name}", settings, evaluation,
-                                  read_metrics(directory.metrics), measured_on=HELD_OUT, examples=examples)
-    with atomic_write(directory.report) as out:
-        out.write(page)
+    report.write_examples(directory.path, examples)
+    report.run(directory.path)
     directory.finish_run()
     if evaluation is not None:
         auroc = evaluation.auroc
         progress.log(f"held-out step AUROC {auroc.mean:.3f} [{auroc.low:.3f}, {auroc.high:.3f}]")
     progress.log(f"model: {directory.path / 'model'}")
-
-
-def _size(counts: dict[str, int]) -> str:
-    return f"{counts['solutions']:,} solutions of {counts['problems']:,} problems"
 
 
 class _Clock:

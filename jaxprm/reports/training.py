@@ -14,19 +14,22 @@ from jaxprm.reports.from_evaluation import position_curve, reliability
 from jaxprm.reports.pages import render_page
 
 _UNITS = {"loss": "nats per label", "accuracy": "share of labels", "learning_rate": "learning rate",
-          "tokens_per_second": "tokens/s"}
+          "tokens_per_second": "tokens/s", "mfu": "share of the device's FLOP/s"}
+_EVALUATION = "evaluation/"
 
 
 def render_training_report(title: str, settings: Mapping[str, str], evaluation: StepEvaluation | None,
                            metrics: Sequence[Mapping[str, float]], *, measured_on: str = "",
-                           examples: Sequence[ScoredSolution] = (), introduction: str = "") -> str:
+                           examples: Sequence[ScoredSolution] = (), introduction: str = "",
+                           panels: Sequence[Panel] = ()) -> str:
     """One self-contained HTML page.
 
     Args:
       title: heading.
       settings: what was run, shown as a list.
       evaluation: of held-out problems, if there are any.
-      metrics: lines of ``metrics.jsonl``: ``step`` and any of loss, accuracy, learning_rate, tokens_per_second.
+      metrics: lines of ``metrics.jsonl``, see `metric_panels`.
+      panels: more curves.
       measured_on: what ``evaluation`` was measured on.
       examples: scored solutions to show.
       introduction: one paragraph.
@@ -58,13 +61,23 @@ def render_training_report(title: str, settings: Mapping[str, str], evaluation: 
             drawn.append(_figure("AUROC by step position",
                                  "A model that only counts steps would stay on the dashed line.",
                                  lambda theme: figures.draw_auroc_by_position(curve, theme)))
-    for name, unit in _UNITS.items():
-        points = [(line["step"], line[name]) for line in metrics if name in line]
-        if len(points) > 1:
-            panel = Panel(name.replace("_", " "), "optimiser step", unit, (Curve("", *zip(*points)),))
-            drawn.append(_figure(panel.title, "", lambda theme, panel=panel: figures.draw_panel(panel, theme)))
+    for panel in (*metric_panels(metrics), *panels):
+        drawn.append(_figure(panel.title, "", lambda theme, panel=panel: figures.draw_panel(panel, theme)))
     return render_page("training.html.j2", title=title, introduction=introduction, settings=settings, numbers=numbers,
                        measured_on=measured_on, figures=drawn, examples=examples)
+
+
+def metric_panels(metrics: Sequence[Mapping[str, float]], title: str = "") -> list[Panel]:
+    """A panel for each of the main numbers of ``metrics.jsonl`` that has two points, and for each number of the evaluations
+    during training; ``title`` stands before their names."""
+    units = _UNITS | {name: "held-out problems" for line in metrics for name in line if name.startswith(_EVALUATION)}
+    panels = []
+    for name, unit in units.items():
+        points = [(line["step"], line[name]) for line in metrics if name in line]
+        if len(points) > 1:
+            shown = name.removeprefix(_EVALUATION).replace("_", " ") + (" (held out)" if name.startswith(_EVALUATION) else "")
+            panels.append(Panel(title + shown, "optimiser step", unit, (Curve("", *zip(*points)),)))
+    return panels
 
 
 def _interval(value: Interval) -> tuple[str, str]:

@@ -1,127 +1,47 @@
-"""The training loop of every stage: one compiled step, data from a resumable iterator, checkpoints, metrics.
+"""The training loop of every stage: one compiled step, data from a resumable iterator, checkpoints, metrics, evaluations.
 
-A loss function maps (model, batch) to a `Loss`; what is optimised is its mean over the whole batch, so the split into
-devices and rows does not matter.
+A run that is killed at any moment goes on from its last checkpoint and ends with the same parameters, bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import time
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxprm.errors import InputError
-from jaxprm.models.parameters import batch_sharding, parameter_shardings, parameters, with_parameters
-from jaxprm.objectives.loss import Loss
+from jaxprm.errors import InputError, Stopped
+from jaxprm.models.config import TransformerConfig
+from jaxprm.models.parameters import parameters, with_parameters
+from jaxprm.models.transformer import LanguageModel
 from jaxprm.progress import Progress, SilentProgress
+from jaxprm.training import lora
 from jaxprm.training.checkpoints import Checkpoints
-from jaxprm.training.metrics_log import MetricsLog, SilentMetricsLog
-from jaxprm.training.optimizer import OptimizerConfig
+from jaxprm.training.config import TrainConfig
+from jaxprm.training.guard import Guard
+from jaxprm.training.metrics_log import ManyLogs, MetricsLog, SilentMetricsLog
+from jaxprm.training.optimizer import is_head
+from jaxprm.training.placement import mesh_scope, place_batch, place_parameters
+from jaxprm.training.profiling import Profiler, ProfileWindow
+from jaxprm.training.step import LossFunction, TrainState, initial_state, make_train_step
+from jaxprm.training.stopping import StopSignal
+from jaxprm.training.throughput import CompileClock, Throughput, peak_flops, training_flops
+from jaxprm.training.writers import open_writers
+
+__all__ = ["TrainConfig", "TrainState", "fit", "initial_state", "make_train_step", "mesh_scope", "place_batch"]
 
 Model = TypeVar("Model", bound=nnx.Module)
-LossFunction = Callable[[Any, Any], Loss]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long and with what a model is trained.
-
-    Attributes:
-      steps: optimiser steps.
-      optimizer: the optimiser and its schedule.
-      log_every: steps between lines of ``metrics.jsonl``.
-      checkpoint_every: steps between checkpoints (one is always written at the end).
-    """
-
-    steps: int = 1000
-    optimizer: OptimizerConfig = OptimizerConfig()
-    log_every: int = 20
-    checkpoint_every: int = 500
-
-    def __post_init__(self):
-        for field in ("steps", "log_every", "checkpoint_every"):
-            if getattr(self, field) < 1:
-                raise InputError("must be at least 1", field=field, value=getattr(self, field))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """Everything that changes from step to step. Types are open: orbax rebuilds the tree with other leaves.
-
-    Attributes:
-      step: int32[], optimiser steps done.
-      parameters: dotted name -> array.
-      optimizer_state: of the optax transformation.
-    """
-
-    step: Any
-    parameters: dict[str, Any]
-    optimizer_state: Any
-
-
-def make_train_step(model: nnx.Module, loss_function: LossFunction, optimizer: optax.GradientTransformation) -> Callable:
-    """``(state, batch) -> (state, metrics)``, compiled; the old state's buffers are reused.
-
-    ``model`` gives the architecture; its parameters are taken from the state. Metrics: ``loss``, ``gradient_norm`` and the
-    means of the loss's own metrics, float32 scalars on device.
-    """
-    architecture = jax.eval_shape(lambda: model)
-
-    def step(state: TrainState, batch):
-        def total(values):
-            loss = loss_function(with_parameters(architecture, values), batch)
-            return loss.mean(), loss
-
-        gradient, loss = jax.grad(total, has_aux=True)(state.parameters)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.parameters)
-        metrics = {"loss": loss.mean(), "gradient_norm": optax.tree.norm(gradient), **loss.metric_means()}
-        new = TrainState(state.step + 1, optax.apply_updates(state.parameters, updates), optimizer_state)
-        return new, metrics
-
-    return jax.jit(step, donate_argnums=0)
-
-
-def initial_state(model: nnx.Module, optimizer: optax.GradientTransformation,
-                  mesh: jax.sharding.Mesh | None = None) -> TrainState:
-    """Step 0 of a run, placed on the mesh; optimiser moments lie where their parameters lie."""
-    values = {name: jnp.array(value) for name, value in parameters(model).items()}  # a copy: steps donate their state
-    step = jnp.zeros((), jnp.int32)
-    if mesh is not None:
-        shardings = parameter_shardings(values, mesh)
-        values = {name: jax.device_put(value, shardings[name]) for name, value in values.items()}
-        step = jax.device_put(step, NamedSharding(mesh, PartitionSpec()))
-    with mesh_scope(mesh):
-        state = jax.jit(optimizer.init)(values)
-    return TrainState(step, values, state)
-
-
-def mesh_scope(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
-    """Sets the mesh for tracing and execution, if there is one."""
-    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
-
-
-def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
-    """Rows of this process's batch, split over the mesh's batch axes."""
-    if mesh is None:
-        return {name: jnp.asarray(value) for name, value in batch.items()}
-    sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
 def fit(model: Model, loss_function: LossFunction, batches: Iterable[Mapping[str, np.ndarray]], config: TrainConfig,
         directory: Path, *, run: dict[str, Any], name: str = "train", mesh: jax.sharding.Mesh | None = None,
-        progress: Progress | None = None) -> Model:
+        progress: Progress | None = None, evaluate: Callable[[Model], Mapping[str, float]] | None = None,
+        about: Mapping[str, Any] | None = None, profile: ProfileWindow | None = None) -> Model:
     """Trains, or goes on where a killed run left off, and returns the trained model.
 
     Args:
@@ -131,51 +51,153 @@ def fit(model: Model, loss_function: LossFunction, batches: Iterable[Mapping[str
       directory: gets ``metrics.jsonl`` (written by process 0) and ``checkpoints/``.
       run: what identifies the run (config hash, tokenizer fingerprint, ...); a checkpoint of another run is refused.
       name: of the stage, for the progress bar.
-      mesh: where to train; ``None`` = one device.
+      mesh: where to train; ``None`` = one device. Another one than before may go on with a run's checkpoints.
+      evaluate: numbers of a model, called every ``config.evaluate_every`` steps in every process, outside of the mesh; the
+        model's parameters lie on the mesh. They are logged as ``evaluation/<name>``; NaN stands for undefined.
+      about: stored in every checkpoint for its readers: config text, step format.
+      profile: steps to trace.
+
+    Returns:
+      The model after the last step, or the best one (``config.best_by``); with ``config.ema`` its average, with
+      ``config.lora`` with merged weights. On a mesh, its parameters lie there.
 
     Raises:
-      InputError: a checkpoint of another run, or data that end before ``config.steps``.
-      FloatingPointError: the loss is not finite.
+      InputError: a checkpoint of another run, data that end before ``config.steps``, or options that do not fit.
+      Diverged: the loss or gradient is not finite; the batch is kept.
+      Stopped: SIGTERM came; a checkpoint is complete.
     """
     progress = progress or SilentProgress()
+    if config.evaluate_every and evaluate is None:
+        raise InputError("there is nothing to evaluate on", field="evaluate_every", value=config.evaluate_every,
+                         hint="hold problems out, or set it to 0")
+    architecture = jax.eval_shape(lambda: model)
+    trained, frozen = lora.split(config.lora, parameters(model))
+    frozen = place_parameters(frozen, mesh)
+    if config.lora is not None:
+        run = run | {"frozen_weights": lora.fingerprint(frozen)}
     optimizer = config.optimizer.build(config.steps)
-    schedule = config.optimizer.schedule(config.steps)
-    state = initial_state(model, optimizer, mesh)
-    iterator = iter(batches)
-    checkpoints = Checkpoints(directory / "checkpoints", run)
-    if checkpoints.latest() is not None:
-        state = checkpoints.restore(state, iterator)
-    done = int(state.step)
-    log = MetricsLog(directory / "metrics.jsonl", done) if jax.process_index() == 0 else SilentMetricsLog()
-    train_step = make_train_step(model, loss_function, optimizer)
+    schedules = {"learning_rate": config.optimizer.schedule(config.steps)}
+    if config.optimizer.head_learning_rate is not None or config.optimizer.freeze_backbone_steps:
+        schedules["head_learning_rate"] = config.optimizer.schedule(config.steps, head=True)
 
-    try:
-        with mesh_scope(mesh), progress.stage(name, config.steps, "steps", done) as stage:
-            tokens, since = 0, time.monotonic()
-            for index in range(done, config.steps):
-                batch = next(iterator, None)
-                if batch is None:
-                    raise InputError(f"the data end after {index} of {config.steps} steps", field="steps",
-                                     value=config.steps, hint="use epochs = None (endless) or fewer steps")
-                state, metrics = train_step(state, place_batch(batch, mesh))
-                count = int(np.count_nonzero(batch["segment_ids"]))
-                tokens += count
-                stage.advance(1, tokens=count, loss=metrics["loss"])
-                step = index + 1
-                logged = step % config.log_every == 0 or step == config.steps
-                saved = step % config.checkpoint_every == 0 or step == config.steps
-                if (logged or saved) and not np.isfinite(loss := float(metrics["loss"])):
-                    raise FloatingPointError(f"{name}: loss is {loss} at step {step}; lower the learning rate")
-                if logged:
-                    elapsed = time.monotonic() - since
-                    log.write(step, {**{key: float(value) for key, value in metrics.items()},
-                                     "learning_rate": float(schedule(index)),
-                                     "tokens_per_second": tokens / max(elapsed, 1e-9),
-                                     "padding_share": 1 - count / batch["segment_ids"].size})
-                    tokens, since = 0, time.monotonic()
-                if saved:
-                    checkpoints.save(step, state, iterator)
-    finally:
-        log.close()
-        checkpoints.close()
-    return with_parameters(jax.eval_shape(lambda: model), state.parameters)
+    def make(only: Callable[[str], bool] | None = None) -> Callable:
+        return make_train_step(model, loss_function, optimizer, accumulate=config.accumulate, ema=config.ema,
+                               lora=config.lora, only=only)
+
+    def built(state: TrainState) -> Model:
+        with mesh_scope(mesh):
+            return with_parameters(architecture, lora.merged(config.lora, state.result, frozen))
+
+    train_head, train_all = make(is_head), make()
+    with contextlib.ExitStack() as stack:
+        compiled, stop = stack.enter_context(CompileClock()), stack.enter_context(StopSignal())
+        state = initial_state(trained, optimizer, mesh, average=config.ema > 0)
+        del trained
+        iterator = iter(batches)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(directory / "checkpoints", run, config.keep, about)))
+        if checkpoints.latest() is not None:
+            state = checkpoints.restore(state, iterator)
+        done = int(state.step)
+        log = stack.enter_context(contextlib.closing(_open_log(config, directory, name, done)))
+        profiler = stack.enter_context(contextlib.closing(Profiler(profile, directory)))
+        guard, best = Guard(directory, name), _Best(config, checkpoints)
+        speed = Throughput(compiled, _peak(config, mesh), _flops_of_batch(model, config), jax.process_count())
+        stage = stack.enter_context(progress.stage(name, config.steps, "steps", done))
+        shown: dict[str, Any] = {}
+
+        for index in range(done, config.steps):
+            batch = next(iterator, None)
+            if batch is None:
+                raise InputError(f"the data end after {index} of {config.steps} steps", field="steps",
+                                 value=config.steps, hint="use epochs = None (endless) or fewer steps")
+            train_step = train_head if index < config.optimizer.freeze_backbone_steps else train_all
+            profiler.before_step(index - done)
+            with mesh_scope(mesh):
+                state, metrics = train_step(state, place_batch(batch, mesh), frozen)
+            profiler.after_step(index - done, metrics)
+            step = index + 1
+            guard.watch(step, batch, metrics)
+            tokens = speed.add(batch)
+            padding = 1 - tokens / batch["segment_ids"].size
+            stage.advance(1, tokens=tokens, loss=metrics["loss"], padding=padding, **shown)
+
+            stopping, last = stop.requested(step), step == config.steps
+            evaluated = config.evaluate_every and (step % config.evaluate_every == 0 or last)
+            logged = step % config.log_every == 0 or last or evaluated
+            saved = step % config.checkpoint_every == 0 or last or stopping
+            if logged or saved:
+                guard.check()
+            better = None
+            if logged:
+                line = {key: float(value) for key, value in metrics.items()}
+                line |= {key: float(schedule(index)) for key, schedule in schedules.items()} | {"padding_share": padding}
+                line |= (speeds := speed.report())
+                shown = {"MFU": f"{100 * speeds['mfu']:.1f} %"} if "mfu" in speeds else {}
+                if speeds["compile_seconds"] >= 0.1:
+                    shown["compiled"] = f"{compiled.seconds:.1f} s"
+            if evaluated:
+                with speed.pause():
+                    numbers = {key: float(value) for key, value in evaluate(built(state)).items()}
+                line |= {f"evaluation/{key}": value for key, value in numbers.items() if math.isfinite(value)}
+                better = best.improved_by(numbers)
+            if logged:
+                log.write(step, line)
+            if saved or better is not None:
+                checkpoints.save(step, state, iterator, best=better)
+            if stopping:
+                raise Stopped(f"{name}: stopped by SIGTERM after step {step:,} of {config.steps:,}, which is saved; "
+                              "the same command goes on from there")
+        if config.best_by is not None:
+            state = best.restored(state, progress)
+        return built(state)
+
+
+class _Best:
+    """Which evaluated step is the best so far; what is known after a resume is what the checkpoints say."""
+
+    def __init__(self, config: TrainConfig, checkpoints: Checkpoints):
+        self._config, self._checkpoints = config, checkpoints
+        self._value = found[1] if (found := checkpoints.best()) is not None else None
+
+    def improved_by(self, numbers: Mapping[str, float]) -> float | None:
+        """The value of these numbers if it is better than all before, and finite."""
+        name = self._config.best_by
+        if name is None:
+            return None
+        if name not in numbers:
+            raise InputError(f"is not a number of the evaluation ({', '.join(numbers)})", field="best_by", value=name)
+        value, sign = numbers[name], 1 if self._config.best_is == "highest" else -1
+        if not math.isfinite(value) or (self._value is not None and sign * value <= sign * self._value):
+            return None
+        self._value = value
+        return value
+
+    def restored(self, state: TrainState, progress: Progress) -> TrainState:
+        """The best state; the last one if no evaluation had the number."""
+        found, name = self._checkpoints.best(), self._config.best_by
+        if found is None:
+            progress.log(f"{name} was undefined in every evaluation: the model of the last step is kept")
+            return state
+        progress.log(f"best {name} {found[1]:.4g} at step {found[0]:,}")
+        return self._checkpoints.restore(state, step=found[0])
+
+
+def _open_log(config: TrainConfig, directory: Path, name: str, done: int) -> ManyLogs | SilentMetricsLog:
+    if jax.process_index():
+        return SilentMetricsLog()
+    writers = open_writers(config.writers, directory, name, done)
+    return ManyLogs([MetricsLog(directory / "metrics.jsonl", done), *writers])
+
+
+def _peak(config: TrainConfig, mesh: jax.sharding.Mesh | None) -> float | None:
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    peak = config.peak_flops or peak_flops(device)
+    return None if peak is None else peak * (1 if mesh is None else mesh.size)
+
+
+def _flops_of_batch(model: nnx.Module, config: TrainConfig) -> Callable[[Mapping[str, np.ndarray]], float] | None:
+    architecture = getattr(model, "config", None)
+    if not isinstance(architecture, TransformerConfig):
+        return None
+    vocabulary, frozen = isinstance(model, LanguageModel), config.lora is not None
+    return lambda batch: training_flops(architecture, batch["segment_ids"], vocabulary=vocabulary, frozen_weights=frozen)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+TIMING = ("tokens_per_second", "mfu", "compile_seconds")
+"""What a line says about the machine: all else is the same in a run that was killed and resumed."""
 
 
 class MetricsLog:
@@ -28,6 +31,21 @@ class MetricsLog:
         self._file.close()
 
 
+class ManyLogs:
+    """Writes to each of several."""
+
+    def __init__(self, logs: Sequence):
+        self._logs = logs
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for log in self._logs:
+            log.write(step, values)
+
+    def close(self) -> None:
+        for log in self._logs:
+            log.close()
+
+
 class SilentMetricsLog:
     """Writes nothing: for every process but the first."""
 
@@ -45,3 +63,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the text behind the last newline is incomplete
     return [json.loads(line) for line in lines]
+
+
+def without_timing(lines: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The lines without `TIMING`: what two runs of one config have in common."""
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]

@@ -11,8 +11,9 @@ import pytest
 
 import jaxprm
 from jaxprm.cli.main import main, spell_out_overrides
-from jaxprm.errors import InputError
+from jaxprm.errors import Diverged, InputError, Stopped
 from jaxprm.hub.families import Settings
+from jaxprm.training import ProfileWindow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,12 @@ def test_config_commands(pipelines, command, capsys):
     assert run_main(command, "small.gin", "--run", "elsewhere") == 0 and Path("elsewhere/config.gin").is_file()
 
 
+def test_a_profile_window_is_passed_on(pipelines):
+    assert run_main("train", "small.gin", "--profile", "10:5") == 0
+    (_, named), = pipelines.seen
+    assert named == {"profile": ProfileWindow(10, 5)}
+
+
 def test_score_and_bench(pipelines):
     assert run_main("score", "--model", "m", "--input", "x.jsonl", "--output", "y.jsonl", "--drop-empty",
                     "--batch-tokens", 512) == 0
@@ -94,6 +101,7 @@ def test_score_and_bench(pipelines):
     (["train"], "error: Missing argument"),
     (["score", "--model", "m"], "error: Missing option '--input'"),
     (["score", "--modle", "m"], "error: No such option"),
+    (["train", "small.gin", "--profile", "5"], "error: field 'profile' = '5': must be START:COUNT; such as 10:5"),
     (["bogus"], "error: No such command 'bogus'"),
     (["train", "small.gin", "--gin.Small.seed=x"], "error: --gin.Small.seed=x: syntax error: cannot read x"),
 ])
@@ -107,6 +115,8 @@ def test_bad_arguments_end_in_one_line(pipelines, capsys, arguments, message):
 @pytest.mark.parametrize(("error", "code", "message"), [
     (InputError("is wrong", file="f", row=2, field="x", value=1), 2, "error: f:2: field 'x' = 1: is wrong\n"),
     (PermissionError(13, "Permission denied", "out.jsonl"), 2, "error: out.jsonl: Permission denied\n"),
+    (Diverged("train: loss is nan"), 3, "error: train: loss is nan\n"),
+    (Stopped("train: stopped by SIGTERM"), 75, "error: train: stopped by SIGTERM\n"),
     (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on from the last checkpoint\n"),
 ])
 def test_exit_codes(pipelines, capsys, error, code, message):

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxprm.data.solutions import SolutionFiles, split_by_problem
 from jaxprm.errors import InputError
 from jaxprm.hub import load_reward_model, save_model
-from jaxprm.training import OptimizerConfig
+from jaxprm.training import OptimizerConfig, read_metrics, without_timing
 from jaxprm.models import HeadConfig, LanguageModel, TransformerConfig, parameters
 from jaxprm.pipelines.step_data import prefix_weights
 from jaxprm.progress import SilentProgress
@@ -38,8 +38,7 @@ def assert_same_run(one, other):
     assert results_of(one) == results_of(other)
     for name, value in parameters_of(one).items():
         np.testing.assert_array_equal(value, parameters_of(other)[name], err_msg=name)
-    lines = [[{key: value for key, value in json.loads(line).items() if key != "tokens_per_second"}
-              for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (one, other)]
+    lines = [without_timing(read_metrics(path / "metrics.jsonl")) for path in (one, other)]
     assert lines[0] == lines[1]
 
 

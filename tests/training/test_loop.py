@@ -10,11 +10,11 @@ from flax import nnx
 
 from jaxprm.data.examples import step_example
 from jaxprm.data.pipeline import StepDataset
-from jaxprm.errors import InputError
+from jaxprm.errors import Diverged, InputError
 from jaxprm.models import parameters
 from jaxprm.objectives import Loss, binary_cross_entropy
 from jaxprm.testing import KilledAt, random_solutions
-from jaxprm.training import OptimizerConfig, TrainConfig, fit, read_metrics
+from jaxprm.training import OptimizerConfig, TrainConfig, fit, read_metrics, without_timing
 
 RUN = {"config": "abc"}
 CONFIG = TrainConfig(steps=12, optimizer=OptimizerConfig(learning_rate=0.1), log_every=3, checkpoint_every=4)
@@ -44,8 +44,7 @@ def run(directory, progress=None, config=CONFIG, identity=RUN, loss=loss_of, dat
 
 
 def deterministic(directory):
-    lines = read_metrics(directory / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    return without_timing(read_metrics(directory / "metrics.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_training_learns_and_logs(uninterrupted):
     lines = read_metrics(directory / "metrics.jsonl")
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     assert set(lines[0]) == {"step", "loss", "gradient_norm", "accuracy", "positives", "learning_rate", "tokens_per_second",
-                             "padding_share"}
+                             "compile_seconds", "padding_share"}
     assert lines[-1]["loss"] < lines[0]["loss"] <= np.log(2) + 0.2 and 0 <= lines[0]["padding_share"] < 1
     np.testing.assert_allclose(lines[1]["learning_rate"], float(CONFIG.optimizer.schedule(12)(5)), rtol=1e-6)
     assert np.abs(values["table"]).max() > 0.1
@@ -114,16 +113,32 @@ def test_a_damaged_checkpoint_is_one_line(damage, uninterrupted, tmp_path):
     one_line(error, "checkpoints/12", "start the run in another directory")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
-    def broken(model, batch):
+def broken(what):
+    """A loss that is not finite from a step on; the bias is 0 up to the second step, since the first has learning rate 0."""
+    def loss_with(model, batch):
         loss = loss_of(model, batch)
-        bad = jnp.where(model.bias[0] != 0, jnp.nan, 1.0)  # from the third step on: the first has learning rate 0
-        return Loss(loss.total * bad, loss.weight, loss.metrics)
+        late = model.bias[0] != 0
+        if what == "loss":
+            return Loss(loss.total * jnp.where(late, jnp.nan, 1.0), loss.weight, loss.metrics)
+        hidden = jnp.sqrt(jnp.where(late, 0.0, 1.0) * (1 + 0 * model.bias[0]))  # d sqrt(x) / dx at 0 is not finite, sqrt(0) is
+        return Loss(loss.total + 0 * hidden * late, loss.weight, loss.metrics)
 
+    return loss_with
+
+
+@pytest.mark.parametrize("what, message", [("loss", "loss is nan"), ("gradient", r"gradient norm is nan \(loss 0\.\d+\)")])
+def test_a_number_that_is_not_finite_stops_the_run_with_its_batch(tmp_path, what, message):
     config = TrainConfig(steps=12, optimizer=OptimizerConfig(warmup=0.1), log_every=12, checkpoint_every=2)
-    with pytest.raises(FloatingPointError, match="train: loss is nan at step 4; lower the learning rate"):
-        run(tmp_path, config=config, loss=broken)
+    with pytest.raises(Diverged, match=f"^train: {message} at step 3; its batch is in .*; look for bad labels"):
+        run(tmp_path, config=config, loss=broken(what))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
+    batches = iter(dataset())
+    third = [next(batches) for _ in range(3)][2]
+    with np.load(tmp_path / "nonfinite_step_3.npz") as kept:
+        assert kept["step"] == 3 and not np.isfinite(kept["gradient_norm"])
+        assert np.isfinite(kept["loss"]) == (what == "gradient")
+        for name, value in third.items():
+            np.testing.assert_array_equal(kept[f"batch_{name}"], value, err_msg=name)
 
 
 def test_data_that_end_early_are_one_line(tmp_path):

@@ -1,0 +1,136 @@
+"""``jaxprm report``: a run directory's ``report.html`` from the files that its stages have written so far.
+
+    config.json, status.json     what was run, and which stages are finished
+    metrics.jsonl                curves; also those in folders of single stages
+    results.json, examples.json  the final numbers and some scored solutions, where training has ended
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxprm.errors import InputError
+from jaxprm.evaluation.steps import FirstErrorRow, KindRow, PositionRow, StepEvaluation
+from jaxprm.metrics import Calibration, Interval
+from jaxprm.progress import duration
+from jaxprm.records import atomic_write
+from jaxprm.reports.details import Panel, ScoredSolution
+from jaxprm.reports.training import metric_panels, render_training_report
+from jaxprm.run_directory import RunDirectory, config_from_json
+from jaxprm.training import read_metrics
+
+HELD_OUT = "held-out problems of the training files"
+EXAMPLES = "examples.json"
+
+
+def run(path: str | os.PathLike) -> Path:
+    """Writes the report of a run that is finished, killed or still under way, and returns its path.
+
+    Raises:
+      InputError: this is no run directory, or its config is not one of this version.
+    """
+    path = Path(path)
+    known = path / "config.json"
+    if not known.is_file():
+        raise InputError("is not a run directory (it has no config.json)", file=path, hint="give the directory of --run")
+    try:
+        config = json.loads(known.read_text(encoding="utf-8"))["config"]
+        kind = config["class"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot be read ({error!r})", file=known, hint="give the directory of --run") from None
+    try:
+        directory = RunDirectory(path, config_from_json(config))
+    except InputError as error:
+        raise error.located(file=known) from None
+    if kind == "jaxprm.pipelines.quickstart.Quickstart" and directory.state == "finished":
+        from jaxprm.pipelines import quickstart_report  # which imports all of the loop
+
+        seconds = {name: facts["seconds"] for name, facts in directory.stages.items() if name != "report"}
+        quickstart_report.write(config_from_json(config), directory, seconds)
+        return directory.report
+    page = _page(directory, config)
+    with atomic_write(directory.report) as out:
+        out.write(page)
+    return directory.report
+
+
+def write_examples(path: Path, examples: Sequence[ScoredSolution]) -> None:
+    """Keeps scored solutions for the report."""
+    with atomic_write(path / EXAMPLES) as out:
+        json.dump([dataclasses.asdict(example) for example in examples], out, ensure_ascii=False)
+
+
+def _page(directory: RunDirectory, config: dict[str, Any]) -> str:
+    """The page of a training run; a run with several stages shows the curves of each."""
+    path = directory.path
+    results = json.loads(directory.results.read_text(encoding="utf-8")) if directory.results.is_file() else {}
+    held_out = results.get("held_out")
+    examples = json.loads((path / EXAMPLES).read_text(encoding="utf-8")) if (path / EXAMPLES).is_file() else []
+    panels: list[Panel] = []
+    for metrics in sorted(path.glob("*/**/metrics.jsonl")):
+        panels += metric_panels(read_metrics(metrics), f"{metrics.parent.relative_to(path)}: ")
+    lines = read_metrics(directory.metrics)
+    introduction = "" if results else (f"This run has not ended; its last logged step is {lines[-1]['step']:,}."
+                                       if lines else "This run has not ended.")
+    return render_training_report(
+        f"Training of {path.name}", _settings(directory, config, results), None if held_out is None else evaluation(held_out),
+        lines, measured_on=HELD_OUT, examples=[ScoredSolution(**row) for row in examples], introduction=introduction,
+        panels=panels)
+
+
+def _settings(directory: RunDirectory, config: dict[str, Any], results: dict[str, Any]) -> dict[str, str]:
+    stages = directory.stages
+    settings: dict[str, str] = {}
+    if config["class"] == "jaxprm.pipelines.train_prm.TrainPRM":
+        data, counts, model = config["data"], stages.get("data"), config["model"]
+        settings = {"files": ", ".join(data["files"]),
+                    "ratings": f"neutral = {data['neutral']}, after the first error = {data['after_error']}",
+                    "objective": config["objective"]}
+        if counts is not None:
+            settings |= {"trained on": f"{_size(counts['train'])}, {counts['train_weight']:,.0f} labels",
+                         "held out": _size(counts["held_out"])}
+        settings |= {"architecture": "that of the initial model" if model is None else _fields(model),
+                     "optimiser steps": f"{config['training']['steps']:,}"}
+    if "seed" in config:
+        settings["seed"] = str(config["seed"])
+    seconds = results.get("seconds") or {name: facts["seconds"] for name, facts in stages.items() if "seconds" in facts}
+    return settings | {"configuration": directory.config_sha256[:16],
+                       "time": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())}
+
+
+def _fields(config: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in config.items() if name != "class" and value not in (None, [], False))
+
+
+def _size(counts: dict[str, int]) -> str:
+    return f"{counts['solutions']:,} solutions of {counts['problems']:,} problems"
+
+
+def evaluation(data: dict[str, Any]) -> StepEvaluation:
+    """The inverse of `jaxprm.evaluation.results.to_json` for an evaluation; ``null`` becomes NaN."""
+    def interval(row) -> Interval:
+        return Interval(*(_number(row[name]) for name in ("mean", "low", "high")))
+
+    def row(kind, values):
+        return kind(**{name: interval(value) if isinstance(value, dict) else value for name, value in values.items()})
+
+    table = data["calibration"]
+    floats = {name: np.array([_number(value) for value in table[name]], np.float64) for name in
+              ("edges", "confidence", "accuracy")}
+    calibration = Calibration(_number(table["error"]), **floats, count=np.array(table["count"], np.int64))
+    nested = {"positions": PositionRow, "first_error": FirstErrorRow, "kinds": KindRow}
+    return StepEvaluation(**{
+        name: calibration if name == "calibration" else tuple(row(nested[name], item) for item in value) if name in nested
+        else interval(value) if isinstance(value, dict) else value for name, value in data.items()})
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

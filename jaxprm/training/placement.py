@@ -1,0 +1,51 @@
+"""Where a run's arrays lie: parameters by the sharding rules, rows of a batch over the mesh's batch axes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from jaxprm.models.parameters import batch_sharding, parameter_shardings
+from jaxprm.models.sharding import ShardingRules
+from jaxprm.training.lora import axes_of
+
+
+def mesh_scope(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
+    """Sets the mesh for tracing and execution, if there is one."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
+    """Rows of this process's batch, split over the mesh's batch axes."""
+    if mesh is None:
+        return {name: jnp.asarray(value) for name, value in batch.items()}
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def place_parameters(values: Mapping[str, jax.Array], mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
+    """Parameters (and adapters) on the mesh; without one, as they are.
+
+    Raises:
+      InputError: a parameter that is not known, or that the mesh does not divide.
+    """
+    if mesh is None:
+        return dict(values)
+    plain = {name: value for name, value in values.items() if ".lora_" not in name}
+    shardings = parameter_shardings(plain, mesh)
+    rules = ShardingRules()
+    shardings |= {name: NamedSharding(mesh, rules.spec(axes_of(name))) for name in values.keys() - plain.keys()}
+    return {name: jax.device_put(value, shardings[name]) for name, value in values.items()}
+
+
+def on_one_device(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Whole parameters on the default device of every process, from wherever they lie; all processes must call it."""
+    return {name: jnp.asarray(np.asarray(value if value.is_fully_addressable
+                                         else multihost_utils.process_allgather(value, tiled=True)))
+            for name, value in values.items()}
