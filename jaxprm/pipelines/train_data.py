@@ -220,45 +220,51 @@ def _store(place: Path, encoder: StepEncoder, data: SolutionFiles, held_out: flo
     return LoadCounts(**{name: int(totals[name]) for name in ("rows", "unlabeled", "empty_steps")})
 
 
-def describe(dataset: StepDataset, held_out: HeldOut, counts: LoadCounts, row_tokens: int, row_steps: int, batch_rows: int,
-             steps: int) -> dict[str, Any]:
-    """What a run is trained on, as JSON values: counts, labels, lengths, padding to expect, and each source's part in it.
+def describe(data: TrainingData, dataset: StepDataset, held_out: HeldOut, *, row_tokens: int, row_steps: int,
+             batch_rows: int, steps: int) -> dict[str, Any]:
+    """What a run is trained on, as JSON values: counts, labels, lengths before anything is cut or left out, the padding to
+    expect, and what was cut or left out of each source and what it will contribute.
 
     Args:
+      dataset: of ``data.parts``.
       steps: optimiser steps of ``batch_rows`` rows.
     """
+    whole = np.concatenate([part.examples.table for part in data.parts])
     tables = [part.examples.table for part in dataset.parts]
-    table = np.concatenate(tables) if len(tables) > 1 else tables[0]
-    tokens, lengths = mixed_lengths(dataset.parts, tables, min(_PADDING_SAMPLE, max(len(table), 1)))
-    padding = expected_padding(tokens, lengths, row_tokens, row_steps, batch_rows)
-    fit = dataset.counts
-    sizes = row_sizes(row_tokens, row_steps, int(table["tokens"].max()), int(table["steps"].max()))
-    statistics = length_statistics(table["tokens"], table["steps"], sizes)
+    kept = np.concatenate(tables)
+    longest = int(whole["tokens"].max()), int(whole["steps"].max())
+    lengths = length_statistics(whole["tokens"], whole["steps"], row_sizes(row_tokens, row_steps, *longest))
+    tokens, count = mixed_lengths(dataset.parts, tables, min(_PADDING_SAMPLE, len(kept)))
+    padding = expected_padding(tokens, count, row_tokens, row_steps, batch_rows)
     drawn = round(steps * batch_rows * row_tokens * (1 - padding["packed"]) / float(tokens.mean()))
     shares = dataset.shares(drawn)
     sources = {part.name: dataclasses.asdict(part.examples.counts) | {
         name: value if isinstance(value, int) else round(value, 6) for name, value in shares[part.name].items()}
         for part in dataset.parts}
-    return {**dataclasses.asdict(counts), "overlong": fit.truncated + fit.dropped + held_out.overlong,
+    fit = dataset.counts
+    return {**dataclasses.asdict(data.counts), "overlong": fit.truncated + fit.dropped + held_out.overlong,
             "truncated": fit.truncated, "dropped": fit.dropped, "held_out_overlong": held_out.overlong,
-            "train": dataclasses.asdict(table_statistics(table)), "train_weight": round(float(table["weight"].sum()), 3),
-            "train_tokens": int(table["tokens"].sum()), "lengths": dataclasses.asdict(statistics),
+            "train": dataclasses.asdict(table_statistics(kept)), "train_weight": round(float(kept["weight"].sum()), 3),
+            "train_tokens": int(kept["tokens"].sum()), "lengths": dataclasses.asdict(lengths),
             "padding": {name: round(value, 6) for name, value in padding.items()}, "sources": sources}
 
 
 def in_words(counts: dict[str, Any], row_tokens: int, row_steps: int) -> list[str]:
     """`describe` as lines for the log and the report: lengths and padding, then one line per source of a mixture."""
     tokens, steps, padding = counts["lengths"]["tokens"], counts["lengths"]["steps"], counts["padding"]
-    share = tokens["percentiles"]
+    fits = next(fit["solutions"] for fit in counts["lengths"]["fits"] if fit["row_tokens"] == row_tokens)
+    share, step_share = tokens["percentiles"], steps["percentiles"]
     lines = [f"{tokens['mean']:.0f} tokens and {steps['mean']:.1f} steps per solution (median {share['50']:,} and "
-             f"{steps['percentiles']['50']}, 95 % up to {share['95']:,} and {steps['percentiles']['95']}, longest "
-             f"{share['100']:,} and {steps['percentiles']['100']}); rows of {row_tokens:,} tokens and {row_steps:,} steps will "
+             f"{step_share['50']}, 95 % up to {share['95']:,} and {step_share['95']}, longest {share['100']:,} and "
+             f"{step_share['100']}); {100 * fits:.2f} % fit rows of {row_tokens:,} tokens and {row_steps:,} steps, which will "
              f"be {100 * padding['packed']:.1f} % padding ({100 * padding['longest']:.0f} % if each solution had its own row, "
              f"as long as the longest of its batch)"]
-    if len(counts["sources"]) > 1:
-        lines += [f"{name}: {100 * source['share']:.1f} % of the solutions drawn, {100 * source['tokens']:.1f} % of the "
-                  f"tokens, {100 * source['labels']:.1f} % of the labels; each of its {source['solutions']:,} solutions "
-                  f"{source['epochs']:.2f} times" for name, source in counts["sources"].items()]
+    for name, source in counts["sources"].items() if len(counts["sources"]) > 1 else ():
+        cut = ", ".join(f"{source[name]:,} {word}" for name, word in (("truncated", "cut"), ("dropped", "left out"))
+                        if source[name])
+        lines.append(f"{name}: {100 * source['share']:.1f} % of the solutions drawn, {100 * source['tokens']:.1f} % of the "
+                     f"tokens, {100 * source['labels']:.1f} % of the labels; its {source['solutions']:,} solutions"
+                     f"{f' ({cut})' if cut else ''} are seen {source['epochs']:.2f} times each")
     return lines
 
 

@@ -158,12 +158,13 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress) -> None:
         dataset = StepDataset(data.parts, row_tokens=config.row_tokens, row_steps=config.row_steps,
                               batch_rows=config.batch_rows, seed=config.seed, overlong=config.overlong)
         held_out = data.fitting(config.row_tokens, config.row_steps, config.overlong)
-    counts = describe(dataset, held_out, data.counts, config.row_tokens, config.row_steps, config.batch_rows,
-                      config.training.steps)
+    counts = describe(data, dataset, held_out, row_tokens=config.row_tokens, row_steps=config.row_steps,
+                      batch_rows=config.batch_rows, steps=config.training.steps)
     counts["held_out"] = dataclasses.asdict(label_statistics(held_out.items))
     directory.finish("data", **counts)
-    progress.log(f"{counts['overlong']:,} solutions longer than a row ({config.overlong}); one epoch is "
-                 f"{counts['train_tokens']:,} tokens and {counts['train_weight']:,.0f} labels")
+    progress.log(f"{counts['overlong']:,} solutions longer than a row: {counts['truncated']:,} cut, {counts['dropped']:,} left "
+                 f"out, {counts['held_out_overlong']:,} not evaluated; one epoch is {counts['train_tokens']:,} tokens and "
+                 f"{counts['train_weight']:,.0f} labels")
     for line in in_words(counts, config.row_tokens, config.row_steps):
         progress.log(line)
 

@@ -1,6 +1,5 @@
 """Host examples: their fields, and what is refused, cut or left out."""
 
-import numpy as np
 import pytest
 
 from jaxprm.data.examples import (

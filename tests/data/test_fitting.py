@@ -44,7 +44,7 @@ def test_error_names_the_place():
     with pytest.raises(InputError, match=r"example 0 has 9 tokens \(a row has 8\) and 2 steps \(a row has 2\)"):
         FittedExamples([example()], 8, 2)
     located = Examples([step_example([1], [0]), example()], [Origin(), Origin(file=1, row=7)], ["a.jsonl", "b.jsonl"])
-    with pytest.raises(InputError, match="b.jsonl:7: field 'steps': has 9 tokens and 2 steps; room is for 8 tokens and 3 steps"):
+    with pytest.raises(InputError, match="b.jsonl:7: field 'steps': has 9 tokens and 2 steps; room is for 8 tokens and 3"):
         FittedExamples(located, 8, 3)
 
 

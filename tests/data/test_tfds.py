@@ -64,7 +64,8 @@ def test_relative_folders_and_hashes(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize(("split", "message"), [
-    ("test", "@test: cannot be opened .*Unknown split 'test'"), ("train[", r"@train\[: cannot be opened .*Error parsing split")])
+    ("test", "@test: cannot be opened .*Unknown split 'test'"),
+    ("train[", r"@train\[: cannot be opened .*Error parsing split")])
 def test_splits_that_do_not_exist(prepared, split, message):
     with pytest.raises(InputError, match=message) as caught:
         load_solutions(SolutionFiles((f"tfds:{prepared}@{split}",)))
