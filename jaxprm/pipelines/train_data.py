@@ -119,6 +119,9 @@ def read_split(data: SolutionFiles, held_out: float) -> ReadSplit:
     if not any(sides):
         raise nothing_left(data, counts)
     _check_sides(len(sides[0]), len(sides[1]), held_out)
+    per_source = Counter(read.source for read in sides[0])
+    for index, source in enumerate(data.sources):
+        _check_source(source.name, per_source[index])
     return ReadSplit(*sides, counts)
 
 
@@ -134,10 +137,8 @@ def encode_split(split: ReadSplit, encoder: StepEncoder, data: SolutionFiles, co
     sources: list[list[tuple[Example, Origin]]] = [[] for _ in data.sources]
     for read, weight in zip(split.train, weights):
         sources[read.source].append((_example(read, _encode(read, cached), weight), _origin(read, files)))
-    parts = []
-    for source, found in zip(data.sources, sources):
-        _check_source(source.name, len(found))
-        parts.append(Part(source.name, Examples(*zip(*found), files), source.weight))
+    parts = [Part(source.name, Examples(*zip(*found), files), source.weight)
+             for source, found in zip(data.sources, sources, strict=True)]
     held_out = [(read.item, _encode(read, cached), read.file, read.row) for read in split.held_out]
     return TrainingData(tuple(parts), held_out, split.counts)
 
