@@ -15,7 +15,7 @@ from rich.table import Table
 
 import jaxprm
 from jaxprm.cli.config import shipped_configs
-from jaxprm.data.solutions import DATA_VARIABLE
+from jaxprm.data.rows import DATA_VARIABLE
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "sentencepiece")
 EXTRAS = {"tfds": "tensorflow_datasets", "hub": "huggingface_hub", "serve": "uvicorn", "tensorboard": "tensorboardX",

@@ -94,39 +94,9 @@ class FitCounts:
     dropped: int = 0
 
 
-def fit_step_examples(examples: Iterable[Example], row_tokens: int, row_steps: int,
-                      overlong: OverlongPolicy = "error") -> tuple[list[Example], FitCounts]:
-    """Makes every example fit a row of ``row_tokens`` tokens and ``row_steps`` steps.
-
-    Args:
-      overlong: what to do with one that does not: "error"; "drop"; or "truncate", which keeps the leading steps that
-        fit as a whole (and drops the example if not even its first step does).
-
-    Raises:
-      InputError: an example is too long and the policy is "error".
-    """
-    kept: list[Example] = []
-    truncated = dropped = 0
-    for index, example in enumerate(examples):
-        ends = example["step_ends"]
-        if len(example["tokens"]) <= row_tokens and len(ends) <= row_steps:
-            kept.append(example)
-            continue
-        _refuse(index, example["tokens"], row_tokens, overlong, f" and {len(ends)} steps (a row has {row_steps})")
-        steps = min(int(np.searchsorted(ends, row_tokens)), row_steps) if overlong == "truncate" else 0
-        if not steps:
-            dropped += 1
-            continue
-        truncated += 1
-        # tokens  p p a a ; b b b ;    row_tokens 7: the second step ends at 8, so the row is  p p a a ;
-        kept.append({name: array[:ends[steps - 1] + 1] if name == "tokens" else array[:steps]
-                     for name, array in example.items()})
-    return kept, FitCounts(len(kept) - truncated, truncated, dropped)
-
-
 def fit_language_model_examples(examples: Iterable[Example], row_tokens: int,
                                 overlong: OverlongPolicy = "error") -> tuple[list[Example], FitCounts]:
-    """As `fit_step_examples`; "truncate" keeps the first ``row_tokens`` tokens if one of them is learnt."""
+    """As `jaxprm.data.fitting.FittedExamples`; "truncate" keeps the first ``row_tokens`` tokens if one of them is learnt."""
     kept: list[Example] = []
     truncated = dropped = 0
     for index, example in enumerate(examples):
@@ -142,9 +112,9 @@ def fit_language_model_examples(examples: Iterable[Example], row_tokens: int,
     return kept, FitCounts(len(kept) - truncated, truncated, dropped)
 
 
-def _refuse(index: int, tokens: np.ndarray, row_tokens: int, overlong: OverlongPolicy, steps: str = "") -> None:
+def _refuse(index: int, tokens: np.ndarray, row_tokens: int, overlong: OverlongPolicy) -> None:
     if overlong not in ("error", "drop", "truncate"):
         raise InputError("must be one of error, drop, truncate", field="overlong", value=overlong)
     if overlong == "error":
-        raise InputError(f"example {index} has {len(tokens)} tokens (a row has {row_tokens}){steps}",
+        raise InputError(f"example {index} has {len(tokens)} tokens (a row has {row_tokens})",
                          hint="use longer rows, or overlong = 'truncate' or 'drop'")

@@ -12,17 +12,17 @@ Several solutions share a row; attention is kept inside a solution by ``segment_
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
-from jaxprm.data.examples import Example, OverlongPolicy, fit_language_model_examples, fit_step_examples
+from jaxprm.data.examples import Example, FitCounts, OverlongPolicy, fit_language_model_examples
+from jaxprm.data.fitting import FittedExamples
+from jaxprm.data.lengths import packing_window
+from jaxprm.data.mixture import Part, mix, shares
 from jaxprm.errors import InputError
-
-PACKING_WINDOW = 64
-"""Rows filled at the same time, at least: more leave less padding, and a resumed run packs one window again."""
 
 _STEP_COLUMNS = ("step_ends", "labels", "label_mask", "weights")
 
@@ -30,9 +30,9 @@ _STEP_COLUMNS = ("step_ends", "labels", "label_mask", "weights")
 class _PackedDataset:
     """What both datasets share: shuffle, repeat, pack into rows, batch."""
 
-    def __init__(self, elements: list[dict[str, np.ndarray]], lengths: dict[str, int], padding: dict[str, int], *,
-                 batch_rows: int, seed: int | None, epochs: int | None, packing: bool, process_index: int,
-                 process_count: int):
+    def __init__(self, sources: Sequence[Sequence[dict[str, np.ndarray]]], weights: Sequence[float],
+                 lengths: dict[str, int], padding: dict[str, int], *, batch_rows: int, seed: int | None,
+                 epochs: int | None, packing: bool, process_index: int, process_count: int):
         for field, value in (*lengths.items(), ("batch_rows", batch_rows), ("epochs", 1 if epochs is None else epochs)):
             if value < 1:
                 raise InputError("must be at least 1", field=field, value=value)
@@ -40,17 +40,20 @@ class _PackedDataset:
             raise InputError("must be in [0, 2**32)", field="seed", value=seed)
         if not 0 <= process_index < process_count:
             raise InputError(f"must be in [0, {process_count})", field="process_index", value=process_index)
-        if process_count > 1 and epochs is not None:
-            raise InputError("must be None (endless) with several processes, which would end at different batches",
+        if (process_count > 1 or len(sources) > 1) and epochs is not None:
+            raise InputError("must be None (endless) with several processes or sources, which would end at different batches",
                              field="epochs", value=epochs)
-        if len(elements) < process_count:
-            raise InputError(f"there are {len(elements)} examples for {process_count} process(es)", field="examples")
-        dataset = grain.MapDataset.source(elements)[process_index::process_count]
-        if seed is not None:
-            dataset = dataset.shuffle(seed)
-        # Everything is in memory, so reader threads would only cost (measured: half the speed with two of them).
-        rows = dataset.repeat(epochs).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        window = batch_rows * math.ceil(PACKING_WINDOW / batch_rows) if packing else batch_rows
+        datasets = []
+        for index, elements in enumerate(sources):
+            if len(elements) < process_count:
+                raise InputError(f"there are {len(elements)} examples for {process_count} process(es)", field="examples")
+            dataset = grain.MapDataset.source(elements)[process_index::process_count]
+            if seed is not None:
+                dataset = dataset.shuffle((seed + index) % 2**32)
+            datasets.append(dataset.repeat(epochs))
+        # What is read is in memory or in the page cache: reader threads would only cost (measured: half the speed with two).
+        rows = mix(datasets, weights).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        window = packing_window(batch_rows) if packing else batch_rows
         rows = grain.experimental.BestFitPackIterDataset(
             rows, length_struct=lengths, num_packing_bins=window, padding_struct=padding, seed=seed or 0,
             shuffle_bins=packing and seed is not None, max_sequences_per_bin=None if packing else 1)
@@ -73,34 +76,49 @@ class StepDataset(_PackedDataset):
     a finite dataset is filled up with empty rows (all padding, all masks False).
 
     Args:
-      examples: see `jaxprm.data.examples.step_example`.
+      examples: step examples (`jaxprm.data.examples.step_example`) in memory or stored (`jaxprm.data.arrayrecord`), or the
+        `jaxprm.data.mixture.Part` of a mixture.
       row_tokens, row_steps: size of a row; a row is full when either runs out.
       batch_rows: rows of a batch on this process.
       seed: shuffles anew in every epoch; None keeps the order of ``examples`` (evaluation).
       epochs: how often each example is seen; None = endless.
       packing: several solutions per row; else one.
-      overlong: see `fit_step_examples`.
+      overlong: see `jaxprm.data.fitting.FittedExamples`.
       pad_id: token id of the padding.
       process_index, process_count: this process reads every ``process_count``-th example. The iterator's state belongs
         to that process count.
 
     Attributes:
-      counts: how many examples fitted, were cut, or left out.
-      examples: those that are read, after fitting, before sharding.
+      parts: the sources after fitting, before sharding (one called "data" if ``examples`` is no mixture).
 
     Raises:
       InputError: a value out of range, no examples, or a too long example under ``overlong="error"``.
     """
 
-    def __init__(self, examples: Sequence[Example], *, row_tokens: int, row_steps: int, batch_rows: int,
+    def __init__(self, examples: Sequence[Example] | Sequence[Part], *, row_tokens: int, row_steps: int, batch_rows: int,
                  seed: int | None, epochs: int | None = None, packing: bool = True, overlong: OverlongPolicy = "error",
                  pad_id: int = 0, process_index: int = 0, process_count: int = 1):
-        self.examples, self.counts = fit_step_examples(examples, row_tokens, row_steps, overlong)
-        # grain's packer costs time per feature and example: the step arrays travel as columns of one (floats as bits).
-        elements = [{"tokens": example["tokens"], "steps": _step_columns(example)} for example in self.examples]
-        super().__init__(elements, {"tokens": row_tokens, "steps": row_steps}, {"tokens": pad_id, "steps": 0},
+        parts = examples if len(examples) and isinstance(examples[0], Part) else [Part("data", examples)]
+        self.parts = tuple(dataclasses.replace(part, examples=FittedExamples(part.examples, row_tokens, row_steps, overlong))
+                           for part in parts)
+        for part in self.parts:
+            if not len(part.examples) and len(parts) > 1:
+                raise InputError(f"none of the {part.examples.counts.dropped} examples of '{part.name}' fits a row",
+                                 field="overlong", value=overlong, hint="use longer rows, or leave this source out")
+        super().__init__([_Elements(part.examples) for part in self.parts], [part.weight for part in self.parts],
+                         {"tokens": row_tokens, "steps": row_steps}, {"tokens": pad_id, "steps": 0},
                          batch_rows=batch_rows, seed=seed, epochs=epochs, packing=packing, process_index=process_index,
                          process_count=process_count)
+
+    @property
+    def counts(self) -> FitCounts:
+        """How many examples of all parts fitted, were cut, or left out."""
+        counts = [part.examples.counts for part in self.parts]
+        return FitCounts(*(sum(getattr(count, field.name) for count in counts) for field in dataclasses.fields(FitCounts)))
+
+    def shares(self, count: int) -> dict[str, dict[str, float]]:
+        """What each part contributes to the first ``count`` examples, see `jaxprm.data.mixture.shares`."""
+        return shares(self.parts, [part.examples.table for part in self.parts], count)
 
     def _batch(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = super()._batch(rows)
@@ -126,13 +144,28 @@ class LanguageModelDataset(_PackedDataset):
                  process_index: int = 0, process_count: int = 1):
         self.examples, self.counts = fit_language_model_examples(examples, row_tokens, overlong)
         elements = [{"tokens": example["tokens"], "loss_mask": example["loss_mask"]} for example in self.examples]
-        super().__init__(elements, {"tokens": row_tokens, "loss_mask": row_tokens}, {"tokens": pad_id, "loss_mask": 0},
-                         batch_rows=batch_rows, seed=seed, epochs=epochs, packing=packing, process_index=process_index,
-                         process_count=process_count)
+        super().__init__([elements], [1.0], {"tokens": row_tokens, "loss_mask": row_tokens},
+                         {"tokens": pad_id, "loss_mask": 0}, batch_rows=batch_rows, seed=seed, epochs=epochs,
+                         packing=packing, process_index=process_index, process_count=process_count)
 
     def _batch(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = super()._batch(rows)
         return batch | {"loss_mask": rows["loss_mask"] & (batch["positions"] > 0)}
+
+
+class _Elements(Sequence):
+    """Step examples as grain's packer takes them. It costs time per feature and example, so that the step arrays travel as
+    columns of one (floats as bits)."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        example = self._examples[index]
+        return {"tokens": example["tokens"], "steps": _step_columns(example)}
 
 
 def _step_columns(example: Example) -> np.ndarray:

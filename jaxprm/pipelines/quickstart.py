@@ -340,7 +340,7 @@ class _Work:
         model = fit(model, loss, dataset, config.reward_model, self.path / "train_reward_model", run=self.run,
                     name="train the reward model", progress=self.progress)
         save_model(self.path / "reward_model", model, policy.encoder, self.run)
-        return {"examples": len(dataset.examples), "too_long": dataset.counts.dropped}
+        return {"examples": dataset.counts.whole, "too_long": dataset.counts.dropped}
 
     def sample_candidates(self) -> dict:
         """Candidates for the test problems, each step scored."""

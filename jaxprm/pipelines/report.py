@@ -20,6 +20,7 @@ import numpy as np
 from jaxprm.errors import InputError
 from jaxprm.evaluation.steps import FirstErrorRow, KindRow, PositionRow, StepEvaluation
 from jaxprm.metrics import Calibration, Interval
+from jaxprm.pipelines.train_data import in_words
 from jaxprm.progress import duration
 from jaxprm.records import atomic_write
 from jaxprm.reports.details import Panel, ScoredSolution
@@ -91,12 +92,14 @@ def _settings(directory: RunDirectory, config: dict[str, Any], results: dict[str
     settings: dict[str, str] = {}
     if config["class"] == "jaxprm.pipelines.train_prm.TrainPRM":
         data, counts, model = config["data"], stages.get("data"), config["model"]
-        settings = {"files": ", ".join(data["files"]),
+        sources = data.get("mixture") or [data]
+        settings = {"files": ", ".join(dict.fromkeys(file for source in sources for file in source["files"])),
                     "ratings": f"neutral = {data['neutral']}, after the first error = {data['after_error']}",
                     "objective": config["objective"]}
         if counts is not None:
-            settings |= {"trained on": f"{_size(counts['train'])}, {counts['train_weight']:,.0f} labels",
-                         "held out": _size(counts["held_out"])}
+            lines = in_words(counts, config["row_tokens"], config["row_steps"])
+            settings |= {"trained on": f"{_size(counts['train'])}, {counts['train_weight']:,.0f} labels", "lengths": lines[0],
+                         **({"mixture": "; ".join(lines[1:])} if lines[1:] else {}), "held out": _size(counts["held_out"])}
         settings |= {"architecture": "that of the initial model" if model is None else _fields(model),
                      "optimiser steps": f"{config['training']['steps']:,}"}
     if "seed" in config:

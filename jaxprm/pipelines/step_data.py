@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import NoReturn
 import numpy as np
 
 from jaxprm.data.examples import OverlongPolicy
-from jaxprm.data.solutions import SolutionFiles, data_path
+from jaxprm.data.rows import located, rows_sha256
+from jaxprm.data.solutions import SolutionFiles, iterate_solutions
 from jaxprm.errors import InputError
-from jaxprm.records import LabeledSolution, parse_row, read_json_lines
+from jaxprm.records import LabeledSolution
 from jaxprm.scoring.scorer import Row, StepScorer
 from jaxprm.steps.format import StepEncoder
 
@@ -21,8 +23,11 @@ Encoded = tuple[list[int], list[int]]
 """Token ids of a solution and the index of the token at which each step is read."""
 
 
+_CACHED_STEPS = 1 << 18
+
+
 class CachedEncoder(StepEncoder):
-    """A `StepEncoder` that remembers every step it has encoded: candidate files repeat each prefix dozens of times."""
+    """A `StepEncoder` that remembers the steps it has encoded: candidate files repeat each prefix dozens of times."""
 
     def __init__(self, encoder: StepEncoder):
         super().__init__(encoder.format, encoder.tokenizer)
@@ -30,6 +35,8 @@ class CachedEncoder(StepEncoder):
 
     def encode_step(self, step: str) -> list[int]:
         if step not in self._known:
+            if len(self._known) >= _CACHED_STEPS:  # repetitions stand close together: starting anew costs little
+                self._known.clear()
             self._known[step] = super().encode_step(step)
         return self._known[step]
 
@@ -108,13 +115,14 @@ def prefix_weights(items: Sequence[LabeledSolution]) -> list[np.ndarray]:
 
         rows (x; a, b), (x; a, c)  ->  [1/2, 1], [1/2, 1]
     """
-    prefixes = [_prefixes(item) for item in items]
+    prefixes = [prefix_digests(item) for item in items]
     counts = Counter(prefix for item, row in zip(items, prefixes) if item.labels
                      for prefix, label in zip(row, item.labels.values) if label is not None)
     return [np.array([1 / max(counts[prefix], 1) for prefix in row], np.float32) for row in prefixes]
 
 
-def _prefixes(item: LabeledSolution) -> list[bytes]:
+def prefix_digests(item: LabeledSolution) -> list[bytes]:
+    """A hash of the problem and all steps up to here, per step."""
     digest = hashlib.blake2b(item.solution.problem.prompt.encode(), digest_size=16)
     prefixes = []
     for step in item.solution.steps:
@@ -125,21 +133,16 @@ def _prefixes(item: LabeledSolution) -> list[bytes]:
 
 def files_sha256(source: SolutionFiles) -> dict[str, str]:
     """Path as given -> SHA-256 of the file."""
-    return {path: hashlib.sha256(data_path(path).read_bytes()).hexdigest() for path in source.files}
+    return {path: rows_sha256(located(path)) for path in source.all_files}
 
 
 def _location(source: SolutionFiles, index: int) -> tuple[Path, int]:
     """File and row of solution ``index`` of `load_solutions`; reads again, which only an error has to pay for."""
-    for path in source.files:
-        for number, row in read_json_lines(data_path(path)):
-            item, _ = parse_row(row, neutral=source.neutral, after_error=source.after_error,
-                                drop_empty=source.drop_empty_steps)
-            judged = item.labels is not None and any(value is not None for value in item.labels.values)
-            if judged or source.keep_unlabeled:
-                if index == 0:
-                    return data_path(path), number
-                index -= 1
-    raise AssertionError("the file has changed since it was read")
+    usable = (read for read in iterate_solutions(source) if read.item is not None)
+    found = next(itertools.islice(usable, index, None), None)
+    if found is None:
+        raise AssertionError("the file has changed since it was read")
+    return Path(found.file), found.row
 
 
 def kept(values: Sequence, mask: np.ndarray) -> list:

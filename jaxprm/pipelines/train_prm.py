@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxprm.data.examples import Example, OverlongPolicy, step_example
+from jaxprm.data.examples import OverlongPolicy
 from jaxprm.data.pipeline import StepDataset
-from jaxprm.data.solutions import SolutionFiles, label_statistics, load_solutions, split_by_problem
+from jaxprm.data.solutions import LoadCounts, SolutionFiles, label_statistics
 from jaxprm.errors import InputError
 from jaxprm.evaluation.results import number, to_json
 from jaxprm.evaluation.steps import StepEvaluation, StepPredictions, evaluate_steps
@@ -34,7 +34,8 @@ from jaxprm.models.sharding import make_mesh
 from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
 from jaxprm.pipelines import report
 from jaxprm.pipelines.held_out import held_out_numbers
-from jaxprm.pipelines.step_data import Encoded, encode_files, files_sha256, kept, prefix_weights, which_fit
+from jaxprm.pipelines.step_data import files_sha256
+from jaxprm.pipelines.train_data import HeldOut, describe, encode_split, in_words, read_split, stored_split
 from jaxprm.progress import Progress
 from jaxprm.records import LabeledSolution, atomic_write
 from jaxprm.reports.solutions import scored_solution
@@ -59,6 +60,9 @@ class TrainPRM:
       head: what stands behind a step score.
       objective: one of `jaxprm.objectives.STEP_OBJECTIVES`.
       hyperparameters: of the objective, e.g. ``{"zeta": 4.0}`` for ``pqm_ranking``.
+      encoded: folder for encoded training examples. The first run with these files, policies and tokenizer fills it, all
+        later ones read it: nothing is tokenised twice, and no more than a batch lies in memory. None = encode into memory.
+        Needs a tokenizer that exists (``tokenizer`` or ``initial_model``).
       count_prefixes_once: whether a prefix that many rows share counts once, see `prefix_weights`.
       held_out: expected share of the problems that are kept from training for evaluation and for choosing a threshold.
       row_tokens, row_steps: size of a packed row; a solution must fit into one.
@@ -77,6 +81,7 @@ class TrainPRM:
     head: HeadConfig = HeadConfig()
     objective: str = "binary_cross_entropy"
     hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
+    encoded: str | None = None
     count_prefixes_once: bool = True
     held_out: float = 0.1
     row_tokens: int = 512
@@ -93,6 +98,9 @@ class TrainPRM:
         for field in ("tokenizer", "step_format"):
             if self.initial_model is not None and getattr(self, field) is not None:
                 raise InputError("comes from initial_model", field=field, value=getattr(self, field))
+        if self.encoded is not None and self.tokenizer is None and self.initial_model is None:
+            raise InputError("needs a tokenizer that exists", field="encoded", value=self.encoded,
+                             hint="set tokenizer, e.g. to RUN/tokenizer of an earlier run, or initial_model")
         if self.step_format is not None and self.step_format.neutral != self.data.neutral:
             raise InputError(f"step_format says {self.step_format.neutral}", field="data.neutral",
                              value=self.data.neutral, hint="a model reads ratings in one way: bind both to the same")
@@ -121,14 +129,6 @@ class TrainPRM:
             raise InputError("must be in [0, 2**32)", field="seed", value=self.seed)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """Solutions of one side of the split with their token ids."""
-
-    items: list[LabeledSolution]
-    encoded: list[Encoded]
-
-
 def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: ProfileWindow | None = None) -> None:
     """Trains into a run directory: ``model/`` (see `jaxprm.hub`), ``metrics.jsonl``, ``results.json``, ``report.html``.
 
@@ -142,32 +142,31 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
         return
     clock = _Clock(directory)
     with clock.stage("load"):
-        items, loaded = load_solutions(config.data)
-        train, held_out = split_by_problem(items, config.held_out)
-        if not train or (config.held_out and not held_out):
-            raise InputError(f"leaves {len(train)} solutions to train on and {len(held_out)} held out",
-                             field="held_out", value=config.held_out, hint="use more problems, or another share")
         files = files_sha256(config.data)
-    progress.log(f"{loaded.rows:,} rows, {loaded.unlabeled:,} without a judged step, {loaded.empty_steps:,} empty "
-                 f"steps dropped; {len(train):,} solutions to train on, {len(held_out):,} of other problems held out")
-
+        split = read_split(config.data, config.held_out) if config.encoded is None else None
+    if split is not None:
+        progress.log(_read(split.counts, len(split.train), len(split.held_out)))
     with clock.stage("tokenizer"):
-        model, encoder = _initial(config, directory.path / "tokenizer", train)
+        model, encoder = _initial(config, directory.path / "tokenizer", [read.item for read in split.train] if split else [])
     with clock.stage("encode"):
-        encoded = encode_files(items, encoder, config.data)
-        fits = which_fit(encoded, config.row_tokens, config.row_steps, config.overlong, config.data)
-        train, held_out = _sides(items, encoded, fits, {id(item) for item in held_out}, config)
-        examples = _examples(train, config.count_prefixes_once)
-        dataset = StepDataset(examples, row_tokens=config.row_tokens, row_steps=config.row_steps,
+        if split is not None:
+            data = encode_split(split, encoder, config.data, config.count_prefixes_once)
+        else:
+            data = stored_split(Path(config.encoded), encoder, config.data, files, config.held_out,
+                                config.count_prefixes_once, progress)
+            progress.log(_read(data.counts, sum(len(part.examples) for part in data.parts), len(data.held_out)))
+        dataset = StepDataset(data.parts, row_tokens=config.row_tokens, row_steps=config.row_steps,
                               batch_rows=config.batch_rows, seed=config.seed, overlong=config.overlong)
-    weight = sum(float((example["weights"] * example["label_mask"]).sum()) for example in dataset.examples)
-    counts = {"rows": loaded.rows, "unlabeled": loaded.unlabeled, "empty_steps": loaded.empty_steps,
-              "overlong": int((~fits).sum()), "train": dataclasses.asdict(label_statistics(train.items)),
-              "train_weight": round(weight, 3), "held_out": dataclasses.asdict(label_statistics(held_out.items)),
-              "train_tokens": sum(len(example["tokens"]) for example in dataset.examples)}
+        held_out = data.fitting(config.row_tokens, config.row_steps, config.overlong)
+    counts = describe(data, dataset, held_out, row_tokens=config.row_tokens, row_steps=config.row_steps,
+                      batch_rows=config.batch_rows, steps=config.training.steps)
+    counts["held_out"] = dataclasses.asdict(label_statistics(held_out.items))
     directory.finish("data", **counts)
-    progress.log(f"{counts['overlong']:,} solutions longer than a row ({config.overlong}); one epoch is "
-                 f"{counts['train_tokens']:,} tokens and {weight:,.0f} labels")
+    progress.log(f"{counts['overlong']:,} solutions longer than a row: {counts['truncated']:,} cut, {counts['dropped']:,} left "
+                 f"out, {counts['held_out_overlong']:,} not evaluated; one epoch is {counts['train_tokens']:,} tokens and "
+                 f"{counts['train_weight']:,.0f} labels")
+    for line in in_words(counts, config.row_tokens, config.row_steps):
+        progress.log(line)
 
     identity = {"config": directory.config_sha256, "tokenizer": encoder.tokenizer.fingerprint,
                 "data": config_sha256(files)}
@@ -236,31 +235,20 @@ def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Se
     return tokenizer
 
 
-def _sides(items, encoded, fits: np.ndarray, held_out: set[int], config: TrainPRM) -> tuple[_Split, _Split]:
-    """Train and held-out solutions. The training set may be cut to fit; what is evaluated is read whole."""
-    outside = np.array([id(item) in held_out for item in items], bool)
-    masks = (~outside & (fits | (config.overlong == "truncate")), outside & fits)
-    return tuple(_Split(kept(items, mask), kept(encoded, mask)) for mask in masks)
+def _read(counts: LoadCounts, train: int, held_out: int) -> str:
+    return (f"{counts.rows:,} rows, {counts.unlabeled:,} without a judged step, {counts.empty_steps:,} empty steps dropped; "
+            f"{train:,} solutions to train on, {held_out:,} of other problems held out")
 
 
-def _examples(split: _Split, count_once: bool) -> list[Example]:
-    weights = prefix_weights(split.items) if count_once else [1.0] * len(split.items)
-    examples = []
-    for item, (ids, ends), weight in zip(split.items, split.encoded, weights):
-        example = step_example(ids, ends, item.labels)
-        examples.append(example | {"weights": example["weights"] * np.float32(weight)})
-    return examples
-
-
-def _evaluator(config: TrainPRM, encoder: StepEncoder, held_out: _Split, loss):
+def _evaluator(config: TrainPRM, encoder: StepEncoder, held_out: HeldOut, loss):
     """What `fit` calls while it trains, if there is anything to evaluate."""
     if not held_out.items or not config.training.evaluate_every:
         return None
-    return held_out_numbers(encoder, held_out.items, held_out.encoded, _examples(held_out, config.count_prefixes_once), loss,
+    return held_out_numbers(encoder, held_out.items, held_out.encoded, held_out.examples(config.count_prefixes_once), loss,
                             row_tokens=config.row_tokens, row_steps=config.row_steps, batch_rows=config.batch_rows)
 
 
-def _evaluate(model: RewardModel, encoder: StepEncoder, held_out: _Split, seed: int,
+def _evaluate(model: RewardModel, encoder: StepEncoder, held_out: HeldOut, seed: int,
               progress: Progress) -> tuple[StepEvaluation | None, float | None, list[np.ndarray]]:
     """Scores of the held-out solutions, what they are worth, and the threshold that suits them best."""
     if not held_out.items:
@@ -276,7 +264,7 @@ def _evaluate(model: RewardModel, encoder: StepEncoder, held_out: _Split, seed: 
 
 
 def _finish(directory: RunDirectory, config: TrainPRM, info: dict[str, Any], evaluation: StepEvaluation | None,
-            held_out: _Split, scores: Sequence[np.ndarray], seconds: dict[str, float], progress: Progress) -> None:
+            held_out: HeldOut, scores: Sequence[np.ndarray], seconds: dict[str, float], progress: Progress) -> None:
     results: dict[str, Any] = {"counts": info["counts"], "threshold": info["threshold"]}
     if evaluation is not None:
         results |= {"step_auroc": number(evaluation.auroc), "ece": number(evaluation.ece),

@@ -1,13 +1,11 @@
 """Host examples: their fields, and what is refused, cut or left out."""
 
-import numpy as np
 import pytest
 
 from jaxprm.data.examples import (
     FitCounts,
     encode_solutions,
     fit_language_model_examples,
-    fit_step_examples,
     language_model_example,
     step_example,
 )
@@ -36,30 +34,6 @@ def test_step_example():
 def test_step_example_refuses(arguments, message):
     with pytest.raises(InputError, match=message):
         step_example(*arguments)
-
-
-def test_fit_truncates_at_step_boundaries():
-    # tokens  p p a a ; b b b ;    step ends 4 and 8
-    example = step_example(np.arange(9), [4, 8], [1.0, 0.0])
-    whole, counts = fit_step_examples([example], 9, 2)
-    assert whole[0] is example and counts == FitCounts(whole=1)
-    for row_tokens in (5, 8):
-        (cut,), counts = fit_step_examples([example], row_tokens, 2, "truncate")
-        assert cut["tokens"].tolist() == [0, 1, 2, 3, 4] and cut["step_ends"].tolist() == [4]
-        assert cut["labels"].tolist() == [1.0] and cut["label_mask"].tolist() == [True] and len(cut["weights"]) == 1
-        assert counts == FitCounts(truncated=1)
-    assert fit_step_examples([example], 4, 2, "truncate") == ([], FitCounts(dropped=1))
-    (cut,), _ = fit_step_examples([example], 100, 1, "truncate")
-    assert cut["step_ends"].tolist() == [4]
-    kept, counts = fit_step_examples([example, step_example([1], [0])], 8, 2, "drop")
-    assert len(kept) == 1 and counts == FitCounts(whole=1, dropped=1)
-    with pytest.raises(InputError, match=r"example 0 has 9 tokens \(a row has 8\) and 2 steps \(a row has 2\)"):
-        fit_step_examples([example], 8, 2)
-
-
-def test_fit_refuses_an_unknown_policy(without_type_checks):
-    with pytest.raises(InputError, match="field 'overlong' = 'cut'"):
-        fit_step_examples([step_example(np.arange(9), [4, 8])], 8, 2, "cut")
 
 
 def test_fit_language_model_examples():

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
+from jaxprm.data.rows import data_path
 from jaxprm.data.solutions import (
     LoadCounts,
     SolutionFiles,
-    data_path,
     label_statistics,
     load_solutions,
     split_by_problem,
