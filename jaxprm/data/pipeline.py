@@ -18,13 +18,12 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
+from jaxprm.data.columns import batch_columns, column_names, single_solutions, stack_columns
 from jaxprm.data.examples import Example, OverlongPolicy, fit_language_model_examples, fit_step_examples
 from jaxprm.errors import InputError
 
 PACKING_WINDOW = 64
 """Rows filled at the same time, at least: more leave less padding, and a resumed run packs one window again."""
-
-_STEP_COLUMNS = ("step_ends", "labels", "label_mask", "weights")
 
 
 class _PackedDataset:
@@ -70,7 +69,8 @@ class StepDataset(_PackedDataset):
 
     ``tokens, positions, segment_ids int32[B, T]``, ``step_ends int32[B, S]``, ``step_mask, label_mask bool[B, S]``,
     ``labels, weights float32[B, S]`` with B = ``batch_rows``, T = ``row_tokens``, S = ``row_steps``. The last batch of
-    a finite dataset is filled up with empty rows (all padding, all masks False).
+    a finite dataset is filled up with empty rows (all padding, all masks False). Examples may have more columns
+    (`jaxprm.data.columns`) and hold several solutions (`jaxprm.data.bundles`); the first one says which columns there are.
 
     Args:
       examples: see `jaxprm.data.examples.step_example`.
@@ -97,21 +97,16 @@ class StepDataset(_PackedDataset):
                  pad_id: int = 0, process_index: int = 0, process_count: int = 1):
         self.examples, self.counts = fit_step_examples(examples, row_tokens, row_steps, overlong)
         # grain's packer costs time per feature and example: the step arrays travel as columns of one (floats as bits).
-        elements = [{"tokens": example["tokens"], "steps": _step_columns(example)} for example in self.examples]
+        self._columns = column_names(self.examples[0]) if self.examples else ()
+        elements = [{"tokens": example["tokens"], "steps": stack_columns(example, self._columns)} for example in self.examples]
         super().__init__(elements, {"tokens": row_tokens, "steps": row_steps}, {"tokens": pad_id, "steps": 0},
                          batch_rows=batch_rows, seed=seed, epochs=epochs, packing=packing, process_index=process_index,
                          process_count=process_count)
 
     def _batch(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = super()._batch(rows)
-        columns = {name: np.ascontiguousarray(rows["steps"][..., i]) for i, name in enumerate(_STEP_COLUMNS)}
-        segments = rows["steps_segment_ids"]
-        step_mask = segments > 0
-        starts = _segment_starts(batch["positions"], batch["segment_ids"], int(segments.max(initial=0)))
-        step_ends = columns["step_ends"] + np.take_along_axis(starts, segments, axis=1)
-        return batch | {"step_ends": np.where(step_mask, step_ends, 0), "step_mask": step_mask,
-                        "labels": columns["labels"].view(np.float32), "label_mask": columns["label_mask"].astype(bool),
-                        "weights": columns["weights"].view(np.float32)}
+        starts = _segment_starts(batch["positions"], batch["segment_ids"], int(rows["steps_segment_ids"].max(initial=0)))
+        return single_solutions(batch) | batch_columns(rows, starts, self._columns)
 
 
 class LanguageModelDataset(_PackedDataset):
@@ -133,11 +128,6 @@ class LanguageModelDataset(_PackedDataset):
     def _batch(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = super()._batch(rows)
         return batch | {"loss_mask": rows["loss_mask"] & (batch["positions"] > 0)}
-
-
-def _step_columns(example: Example) -> np.ndarray:
-    return np.stack([example["step_ends"], example["labels"].view(np.int32), example["label_mask"].astype(np.int32),
-                     example["weights"].view(np.int32)], axis=1)
 
 
 def _segment_starts(positions: np.ndarray, segment_ids: np.ndarray, segments: int) -> np.ndarray:

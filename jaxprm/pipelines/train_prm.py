@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxprm.data.examples import Example, OverlongPolicy, step_example
 from jaxprm.data.pipeline import StepDataset
@@ -32,17 +30,20 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.sharding import make_mesh
-from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.models.transformer import LanguageModel
+from jaxprm.pipelines.prm_recipe import (Recipe, check_recipe, head_of, is_implicit, loss_of, probabilities, recipe_examples,
+                                         scoring_model, untrained)
 from jaxprm.pipelines.step_data import Encoded, encode_files, files_sha256, kept, prefix_weights, which_fit
 from jaxprm.progress import Progress, duration
 from jaxprm.records import LabeledSolution, atomic_write
 from jaxprm.reports.solutions import scored_solution
 from jaxprm.reports.training import render_training_report
 from jaxprm.run_directory import RunDirectory, config_sha256
+from jaxprm.scoring.implicit import ImplicitModel
 from jaxprm.scoring.scorer import StepScorer
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
-from jaxprm.training import TrainConfig, fit, read_metrics, step_loss
+from jaxprm.training import TrainConfig, fit, read_metrics
 
 HELD_OUT = "held-out problems of the training files"
 
@@ -61,6 +62,7 @@ class TrainPRM:
       head: what stands behind a step score.
       objective: one of `jaxprm.objectives.STEP_OBJECTIVES`.
       hyperparameters: of the objective, e.g. ``{"zeta": 4.0}`` for ``pqm_ranking``.
+      recipe: what the objective reads beside the labels of steps, and how the model is kept.
       count_prefixes_once: whether a prefix that many rows share counts once, see `prefix_weights`.
       held_out: expected share of the problems that are kept from training for evaluation and for choosing a threshold.
       row_tokens, row_steps: size of a packed row; a solution must fit into one.
@@ -78,7 +80,8 @@ class TrainPRM:
     step_format: StepFormat | None = None
     head: HeadConfig = HeadConfig()
     objective: str = "binary_cross_entropy"
-    hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
+    hyperparameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: Recipe = Recipe()
     count_prefixes_once: bool = True
     held_out: float = 0.1
     row_tokens: int = 512
@@ -98,17 +101,8 @@ class TrainPRM:
         if self.step_format is not None and self.step_format.neutral != self.data.neutral:
             raise InputError(f"step_format says {self.step_format.neutral}", field="data.neutral",
                              value=self.data.neutral, hint="a model reads ratings in one way: bind both to the same")
-        if self.objective not in STEP_OBJECTIVES:
-            raise InputError(f"must be one of {', '.join(STEP_OBJECTIVES)}", field="objective", value=self.objective)
-        if self.head.outputs != OUTPUTS[self.objective]:
-            raise InputError(f"{self.objective} reads {OUTPUTS[self.objective]} output(s) per step, this head has "
-                             f"{self.head.outputs}", field="head.kind", value=self.head.kind)
-        known = {name for name, parameter in inspect.signature(STEP_OBJECTIVES[self.objective]).parameters.items()
-                 if parameter.kind is parameter.KEYWORD_ONLY} - {"weights", "segments"}
-        for name in self.hyperparameters:
-            if name not in known:
-                raise InputError(f"is not a hyperparameter of {self.objective} (known: {', '.join(known) or 'none'})",
-                                 field="hyperparameters", value=name)
+        check_recipe(self.objective, self.hyperparameters, self.head, self.recipe, initial_model=self.initial_model,
+                     overlong=self.overlong)
         if not 0 <= self.held_out < 1:
             raise InputError("must be in [0, 1)", field="held_out", value=self.held_out)
         for field in ("row_tokens", "row_steps", "batch_rows"):
@@ -157,7 +151,10 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress) -> None:
         encoded = encode_files(items, encoder, config.data)
         fits = which_fit(encoded, config.row_tokens, config.row_steps, config.overlong, config.data)
         train, held_out = _sides(items, encoded, fits, {id(item) for item in held_out}, config)
-        examples = _examples(train, config.count_prefixes_once)
+        examples = recipe_examples(
+            _examples(train, config.count_prefixes_once), train.items, encoder, objective=config.objective, head=config.head,
+            recipe=config.recipe, row_tokens=config.row_tokens, row_steps=config.row_steps, seed=config.seed,
+            reference=model if is_implicit(config.objective) else None, place=directory.path / "reference", progress=progress)
         dataset = StepDataset(examples, row_tokens=config.row_tokens, row_steps=config.row_steps,
                               batch_rows=config.batch_rows, seed=config.seed, overlong=config.overlong)
     weight = sum(float((example["weights"] * example["label_mask"]).sum()) for example in dataset.examples)
@@ -172,48 +169,55 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress) -> None:
     identity = {"config": directory.config_sha256, "tokenizer": encoder.tokenizer.fingerprint,
                 "data": config_sha256(files)}
     with clock.stage("train"):
-        model = fit(model, step_loss(STEP_OBJECTIVES[config.objective], **config.hyperparameters), dataset,
-                    config.training, directory.path, run=identity, name="train the PRM", progress=progress,
-                    mesh=None if config.mesh is None else make_mesh(*config.mesh))
-        model = _on_one_device(model)
+        trained = fit(model, loss_of(model, config.objective, config.hyperparameters, config.recipe), dataset,
+                      config.training, directory.path, run=identity, name="train the PRM", progress=progress,
+                      mesh=None if config.mesh is None else make_mesh(*config.mesh))
+        model = scoring_model(_on_one_device(trained), model, config.objective, config.hyperparameters)
     with clock.stage("evaluate"):
         evaluation, threshold, scores = _evaluate(model, encoder, held_out, config.seed, progress)
     info = {"data": dataclasses.asdict(config.data) | {"sha256": files}, "counts": counts, "seed": config.seed,
-            "objective": config.objective, "config_sha256": directory.config_sha256, "held_out": config.held_out,
+            "objective": config.objective, "recipe": dataclasses.asdict(config.recipe),
+            "config_sha256": directory.config_sha256, "held_out": config.held_out,
             "threshold": None if threshold is None else {"value": threshold, "chosen_on": HELD_OUT}}
     save_model(directory.path / "model", model, encoder, info)
     _finish(directory, config, info, evaluation, held_out, scores, clock.seconds, progress)
 
 
-def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) -> tuple[RewardModel, StepEncoder]:
+_Trained = RewardModel | LanguageModel
+
+
+def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) -> tuple[_Trained, StepEncoder]:
     """The untrained model and its encoder. The seed of the initial parameters is not that of the data order."""
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def new(architecture: TransformerConfig, tokenizer: Tokenizer) -> _Trained:
+        head = head_of(config.head, config.recipe, tokenizer)
+        return untrained(architecture, config.objective, head, config.recipe, key)
+
     if config.initial_model is None:
         step_format = config.step_format or StepFormat(neutral=config.data.neutral)
         tokenizer = _tokenizer(config, step_format, place, train)
         if tokenizer.vocab_size > config.model.vocab_size:
             raise InputError(f"the tokenizer has {tokenizer.vocab_size} entries", field="model.vocab_size",
                              value=config.model.vocab_size)
-        return _untrained(config.model, config.head, key), StepEncoder(step_format, tokenizer)
+        return new(config.model, tokenizer), StepEncoder(step_format, tokenizer)
 
     kind = read_config(config.initial_model).get("kind")
     loaded: LoadedModel = (load_language_model if kind == "language_model" else load_reward_model)(config.initial_model)
     if loaded.model.config.context < config.row_tokens:
         raise InputError(f"is more than the initial model's context {loaded.model.config.context}", field="row_tokens",
                          value=config.row_tokens)
-    model = _untrained(loaded.model.config, config.head, key)
-    known = parameters(loaded.model)
-    if kind == "reward_model" and loaded.model.head.config != config.head:
+    if is_implicit(config.objective) and kind != "language_model":
+        raise InputError(f"{config.objective} starts from a language model", file=config.initial_model, field="kind",
+                         value=kind)
+    model, known = new(loaded.model.config, loaded.encoder.tokenizer), parameters(loaded.model)
+    if kind != "language_model" and loaded.model.head.config != model.head.config:
         raise InputError(f"the initial model has a {loaded.model.head.config.kind} head", field="head.kind",
                          value=config.head.kind)
-    # A language model brings its backbone; its output matrix has no use here, and the step head starts at zero.
+    # A language model brings its backbone, and its output matrix where that is kept; the step head starts at zero.
     values = {name: known.get(name, value) for name, value in parameters(model).items()}
     step_format = dataclasses.replace(loaded.encoder.format, neutral=config.data.neutral)
     return with_parameters(model, values), StepEncoder(step_format, loaded.encoder.tokenizer)
-
-
-def _untrained(architecture: TransformerConfig, head: HeadConfig, key: jax.Array) -> RewardModel:
-    return jax.jit(lambda key: RewardModel(architecture, head, rngs=nnx.Rngs(params=key)))(key)  # one compilation
 
 
 def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Sequence[LabeledSolution]) -> Tokenizer:
@@ -225,7 +229,7 @@ def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Se
     prompts = dict.fromkeys(step_format.prompt_prefix + item.solution.problem.prompt + step_format.prompt_suffix
                             for item in train)
     steps = dict.fromkeys(step for item in train for step in item.solution.steps)
-    symbols = (step_format.separator,) if step_format.separator else ()
+    symbols = ((step_format.separator,) if step_format.separator else ()) + config.recipe.label_marks
     tokenizer = train_sentencepiece([*prompts, *steps], config.model.vocab_size, symbols=symbols)
     temporary = place.with_name("tokenizer.tmp")
     temporary.mkdir(exist_ok=True)
@@ -250,18 +254,22 @@ def _examples(split: _Split, count_once: bool) -> list[Example]:
     return examples
 
 
-def _on_one_device(model: RewardModel) -> RewardModel:
+def _on_one_device(model: _Trained) -> _Trained:
     return with_parameters(model, {name: jnp.asarray(np.asarray(value)) for name, value in parameters(model).items()})
 
 
-def _evaluate(model: RewardModel, encoder: StepEncoder, held_out: _Split, seed: int,
+def _evaluate(model: RewardModel | ImplicitModel, encoder: StepEncoder, held_out: _Split, seed: int,
               progress: Progress) -> tuple[StepEvaluation | None, float | None, list[np.ndarray]]:
     """Scores of the held-out solutions, what they are worth, and the threshold that suits them best."""
     if not held_out.items:
         return None, None, []
+    scorer = StepScorer(model, encoder)
+    rows = [[row] for row in held_out.encoded]
+    if scorer.encoder is not encoder:  # it reads rows of another form
+        rows = [scorer.encode_rows(item.solution) for item in held_out.items]
     with progress.stage("evaluate held-out problems", len(held_out.items), "solutions") as stage:
-        scores = StepScorer(model, encoder).score_ids(
-            held_out.encoded, lambda count, tokens: stage.advance(count, tokens=tokens))
+        scores = scorer.score_rows(rows, lambda count, tokens: stage.advance(count, tokens=tokens))
+    scores = probabilities(model, scores)
     predictions = StepPredictions.from_solutions(held_out.items, scores)
     known = [row for row, first in enumerate(predictions.first_errors) if first is not None]
     threshold = best_threshold([scores[row] for row in known],

@@ -28,7 +28,7 @@ def gather_steps(hidden: Float[Array, "B T D"], step_ends: Int[Array, "B S"]) ->
 def step_outputs(model: RewardModel, batch: StepBatch) -> Float[Array, "B S K"]:
     """Raw head outputs (logits or Q-values) per step, float32; entries where ``step_mask`` is False are meaningless."""
     hidden = forward(model.backbone, batch.tokens, batch.positions, batch.segment_ids)
-    return model.head(gather_steps(hidden, batch.step_ends))
+    return model.outputs(gather_steps(hidden, batch.step_ends), batch.partners)
 
 
 def score_steps(model: RewardModel, batch: StepBatch) -> Float[Array, "B S"]:
