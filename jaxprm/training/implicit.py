@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,7 +100,8 @@ def cache_key(model: LanguageModel, examples: Sequence[Example], part: int = PAR
 
 def _read(file: Path, key: str, members: Sequence[Example]) -> list[np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as content:
+        # From memory: numpy leaves a damaged file open.
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as content:
             found, sums = str(content["key"]), content["sums"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot be read ({type(error).__name__})", file=file,
