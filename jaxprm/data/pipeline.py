@@ -18,13 +18,12 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
+from jaxprm.data.columns import batch_columns, column_names, single_solutions, stack_columns
 from jaxprm.data.examples import Example, FitCounts, OverlongPolicy, fit_language_model_examples
 from jaxprm.data.fitting import FittedExamples
 from jaxprm.data.lengths import packing_window
 from jaxprm.data.mixture import Part, mix, shares
 from jaxprm.errors import InputError
-
-_STEP_COLUMNS = ("step_ends", "labels", "label_mask", "weights")
 
 
 class _PackedDataset:
@@ -73,7 +72,8 @@ class StepDataset(_PackedDataset):
 
     ``tokens, positions, segment_ids int32[B, T]``, ``step_ends int32[B, S]``, ``step_mask, label_mask bool[B, S]``,
     ``labels, weights float32[B, S]`` with B = ``batch_rows``, T = ``row_tokens``, S = ``row_steps``. The last batch of
-    a finite dataset is filled up with empty rows (all padding, all masks False).
+    a finite dataset is filled up with empty rows (all padding, all masks False). Examples may have more columns
+    (`jaxprm.data.columns`) and hold several solutions (`jaxprm.data.bundles`); the first one says which columns there are.
 
     Args:
       examples: step examples (`jaxprm.data.examples.step_example`) in memory or stored (`jaxprm.data.arrayrecord`), or the
@@ -105,7 +105,9 @@ class StepDataset(_PackedDataset):
             if not len(part.examples) and len(parts) > 1:
                 raise InputError(f"none of the {part.examples.counts.dropped} examples of '{part.name}' fits a row",
                                  field="overlong", value=overlong, hint="use longer rows, or leave this source out")
-        super().__init__([_Elements(part.examples) for part in self.parts], [part.weight for part in self.parts],
+        first = self.parts[0].examples
+        self._columns = column_names(first[0]) if len(first) else ()
+        super().__init__([_Elements(part.examples, self._columns) for part in self.parts], [part.weight for part in self.parts],
                          {"tokens": row_tokens, "steps": row_steps}, {"tokens": pad_id, "steps": 0},
                          batch_rows=batch_rows, seed=seed, epochs=epochs, packing=packing, process_index=process_index,
                          process_count=process_count)
@@ -122,14 +124,8 @@ class StepDataset(_PackedDataset):
 
     def _batch(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = super()._batch(rows)
-        columns = {name: np.ascontiguousarray(rows["steps"][..., i]) for i, name in enumerate(_STEP_COLUMNS)}
-        segments = rows["steps_segment_ids"]
-        step_mask = segments > 0
-        starts = _segment_starts(batch["positions"], batch["segment_ids"], int(segments.max(initial=0)))
-        step_ends = columns["step_ends"] + np.take_along_axis(starts, segments, axis=1)
-        return batch | {"step_ends": np.where(step_mask, step_ends, 0), "step_mask": step_mask,
-                        "labels": columns["labels"].view(np.float32), "label_mask": columns["label_mask"].astype(bool),
-                        "weights": columns["weights"].view(np.float32)}
+        starts = _segment_starts(batch["positions"], batch["segment_ids"], int(rows["steps_segment_ids"].max(initial=0)))
+        return single_solutions(batch) | batch_columns(rows, starts, self._columns)
 
 
 class LanguageModelDataset(_PackedDataset):
@@ -157,20 +153,15 @@ class _Elements(Sequence):
     """Step examples as grain's packer takes them. It costs time per feature and example, so that the step arrays travel as
     columns of one (floats as bits)."""
 
-    def __init__(self, examples: Sequence[Example]):
-        self._examples = examples
+    def __init__(self, examples: Sequence[Example], columns: tuple[str, ...]):
+        self._examples, self._columns = examples, columns
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         example = self._examples[index]
-        return {"tokens": example["tokens"], "steps": _step_columns(example)}
-
-
-def _step_columns(example: Example) -> np.ndarray:
-    return np.stack([example["step_ends"], example["labels"].view(np.int32), example["label_mask"].astype(np.int32),
-                     example["weights"].view(np.int32)], axis=1)
+        return {"tokens": example["tokens"], "steps": stack_columns(example, self._columns)}
 
 
 def _segment_starts(positions: np.ndarray, segment_ids: np.ndarray, segments: int) -> np.ndarray:

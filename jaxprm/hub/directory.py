@@ -1,7 +1,8 @@
 """Model directories of our own: one trained model with all that is needed to read text with it.
 
     config.json          format, kind, architecture, head, step format, tokenizer fingerprint, where it comes from
-    model.safetensors    dotted parameter name -> array, see `jaxprm.models.parameters`
+    model.safetensors    dotted parameter name -> array, see `jaxprm.models.parameters`; those of an implicit model begin with
+                         "policy." or "reference."
     tokenizer.model      or tokenizer.json
 
 A directory is written whole or not at all, and read strictly: what does not fit together is refused with one line.
@@ -30,7 +31,7 @@ from jaxprm.errors import InputError
 from jaxprm.hub.json_dataclass import from_json
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
-from jaxprm.models.reward_model import HeadConfig, RewardModel
+from jaxprm.models.reward_model import HeadConfig, PolicyRewardModel, RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import AGGREGATIONS
 from jaxprm.scoring.implicit import ImplicitModel
@@ -41,9 +42,11 @@ FORMAT = "jaxprm-model-1"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Fields that came after the format: a model without them was made by code that computed what their defaults say.
 _ADDED = frozenset(("activation", "mlp_bias", "norm_plus_one", "post_norms", "embed_scale", "query_scale", "attention_softcap",
-                    "logit_softcap", "windows", "rope_scaling", "local_rope_theta", "attention", "hidden", "members"))
+                    "logit_softcap", "windows", "rope_scaling", "local_rope_theta", "attention", "hidden", "members", "levels",
+                    "beta", "rows", "direction"))
 
-_KINDS: dict[str, type] = {"reward_model": RewardModel, "language_model": LanguageModel}
+_KINDS: dict[str, type] = {"reward_model": RewardModel, "policy_reward_model": PolicyRewardModel,
+                           "language_model": LanguageModel, "implicit_model": ImplicitModel}
 
 Model = TypeVar("Model", RewardModel, LanguageModel, ImplicitModel)
 
@@ -58,7 +61,7 @@ class LoadedModel(Generic[Model]):
     info: dict[str, Any]
 
 
-def save_model(directory: str | os.PathLike, model: RewardModel | LanguageModel, encoder: StepEncoder,
+def save_model(directory: str | os.PathLike, model: RewardModel | LanguageModel | ImplicitModel, encoder: StepEncoder,
                info: Mapping[str, Any]) -> Path:
     """Writes a model directory, all or nothing; one that is there already is replaced.
 
@@ -69,7 +72,8 @@ def save_model(directory: str | os.PathLike, model: RewardModel | LanguageModel,
       info: where it comes from, as JSON values (config hash, training files, threshold, ...).
 
     Raises:
-      InputError: there are other files in the directory, or the tokenizer has more entries than the model.
+      InputError: there are other files in the directory, the tokenizer has more entries than the model, or the two models of
+        an implicit one differ in architecture.
     """
     directory = Path(directory)
     kind = next(name for name, cls in _KINDS.items() if type(model) is cls)
@@ -77,33 +81,48 @@ def save_model(directory: str | os.PathLike, model: RewardModel | LanguageModel,
     architecture = dataclasses.asdict(model.config)
     del architecture["attention"]  # how this machine computed, not what the model is
     config = {"format": FORMAT, "kind": kind, "jaxprm": jaxprm.__version__, "transformer": architecture}
-    if kind == "reward_model":
+    if isinstance(model, RewardModel):
         config["head"] = dataclasses.asdict(model.head.config)
+    if isinstance(model, ImplicitModel):
+        if model.policy.config != model.reference.config:
+            raise InputError("has another architecture than the policy", field="reference", value=str(model.reference.config))
+        config["coefficient"] = model.coefficient
     config |= {"step_format": dataclasses.asdict(encoder.format),
                "tokenizer": {"sha256": encoder.tokenizer.fingerprint}, "info": dict(info)}
     with new_directory(directory) as folder:
         encoder.tokenizer.save(folder)
-        arrays = {name: np.asarray(value, np.float32) for name, value in parameters(model).items()}
+        arrays = {name: np.asarray(value, np.float32) for name, value in _arrays(model).items()}
         safetensors.numpy.save_file(arrays, folder / WEIGHTS)
         text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     return directory
 
 
+def _arrays(model: RewardModel | LanguageModel | ImplicitModel) -> dict[str, jax.Array]:
+    if not isinstance(model, ImplicitModel):
+        return parameters(model)
+    return {f"{part}.{name}": value for part in ("policy", "reference")
+            for name, value in parameters(getattr(model, part)).items()}
+
+
 def load_reward_model(directory: str | os.PathLike) -> LoadedModel[RewardModel]:
     """Reads a reward model from its directory, or from the directory of the run that trained it.
+
+    A policy that is its own reward model comes as `PolicyRewardModel`, an implicit one as `ImplicitModel`.
 
     Raises:
       InputError: no such directory, another format or kind, a value of the config that is missing, unknown or wrong,
         tensors that are missing, unknown or of another shape (all of them in one line), a tokenizer that is not the one
         the model was trained with, or one that lacks the step format's special tokens.
     """
-    return _load(directory, "reward_model")
+    return _load(directory, ("reward_model", "policy_reward_model", "implicit_model"))
 
 
 def load_language_model(directory: str | os.PathLike) -> LoadedModel[LanguageModel]:
-    """As `load_reward_model`, for a language model."""
-    return _load(directory, "language_model")
+    """As `load_reward_model`, for a language model; of a policy that is its own reward model it is the policy."""
+    loaded = _load(directory, ("language_model", "policy_reward_model"))
+    model = loaded.model.policy() if isinstance(loaded.model, PolicyRewardModel) else loaded.model
+    return dataclasses.replace(loaded, model=model)
 
 
 def find_model(directory: str | os.PathLike) -> Path:
@@ -154,14 +173,15 @@ def read_architecture(directory: str | os.PathLike) -> TransformerConfig:
     return from_json(TransformerConfig, read_config(directory).get("transformer"), file, "transformer", _ADDED)
 
 
-def _load(directory: str | os.PathLike, kind: str) -> LoadedModel:
+def _load(directory: str | os.PathLike, kinds: tuple[str, ...]) -> LoadedModel:
     config = read_config(directory)
     folder = find_model(directory)
     path = folder / CONFIG
-    if config.get("kind") != kind:
-        raise InputError(f"is not a {kind}", file=path, field="kind", value=config.get("kind"))
+    kind = config.get("kind")
+    if kind not in kinds:
+        raise InputError(f"is not a {kinds[0]}", file=path, field="kind", value=kind)
     architecture = [read_architecture(directory)]
-    if kind == "reward_model":
+    if kind in ("reward_model", "policy_reward_model"):
         architecture.append(from_json(HeadConfig, config.get("head"), path, "head", _ADDED))
     step_format = from_json(StepFormat, config.get("step_format"), path, "step_format")
     if step_format.aggregation not in AGGREGATIONS:
@@ -183,8 +203,27 @@ def _load(directory: str | os.PathLike, kind: str) -> LoadedModel:
     except InputError as error:
         raise InputError(f"the tokenizer does not fit: {error}", file=path, field="step_format") from None
 
-    empty = jax.eval_shape(lambda: _KINDS[kind](*architecture, rngs=nnx.Rngs(0)))
-    return LoadedModel(with_parameters(empty, _read_tensors(folder / WEIGHTS), source=folder / WEIGHTS), encoder, info)
+    tensors = _read_tensors(folder / WEIGHTS)
+    if kind == "implicit_model":
+        return LoadedModel(_implicit(architecture[0], config.get("coefficient"), tensors, folder), encoder, info)
+    try:
+        empty = jax.eval_shape(lambda: _KINDS[kind](*architecture, rngs=nnx.Rngs(0)))
+    except InputError as error:
+        raise InputError(error.message, file=path, field=f"head.{error.field}", value=error.value) from None
+    return LoadedModel(with_parameters(empty, tensors, source=folder / WEIGHTS), encoder, info)
+
+
+def _implicit(architecture: TransformerConfig, coefficient: Any, tensors: dict[str, jax.Array], folder: Path) -> ImplicitModel:
+    if not isinstance(coefficient, float) or not 0 < coefficient < float("inf"):
+        raise InputError("must be a positive number", file=folder / CONFIG, field="coefficient", value=coefficient)
+    empty = jax.eval_shape(lambda: LanguageModel(architecture, rngs=nnx.Rngs(0)))
+    unknown = [name for name in tensors if not name.startswith(("policy.", "reference."))]
+    if unknown:
+        raise InputError(f"parameters do not fit the architecture: unknown {', unknown '.join(unknown)}", file=folder / WEIGHTS)
+    policy, reference = ({name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+                         for part in ("policy.", "reference."))
+    return ImplicitModel(with_parameters(empty, policy, source=folder / WEIGHTS),
+                         with_parameters(empty, reference, source=folder / WEIGHTS), coefficient)
 
 
 def _read_tensors(path: Path) -> dict[str, jax.Array]:

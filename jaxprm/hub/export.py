@@ -35,6 +35,7 @@ from jaxprm.models.reward_model import HeadConfig
 
 SHARD_BYTES = 5 * 10**9
 _CLASSES = {"mlp": "ForProcessRewardModel", "ensemble": "ForEnsemblePRM"}
+_LINEAR = ("scalar", "ranking", "value", "binary", "difference", "validity")
 _DTYPES = ("float32", "bfloat16", "float16")
 _ONE_OUTPUT = ("scalar", "ranking", "value")
 
@@ -70,6 +71,9 @@ def export_directory(directory: str | os.PathLike, transformer: TransformerConfi
     if model_type == "gemma3_text" and head is not None:
         raise InputError("transformers has no class for a Gemma 3 with a head for every token", field="model_type",
                          value=model_type, hint="use a model directory of our own, or another architecture")
+    if head is not None and (head.kind not in (*_CLASSES, *_LINEAR) or head.direction != "forward"):
+        raise InputError("transformers has no class that scores with such a head", field="head.kind",
+                         value=f"{head.kind}, {head.direction}", hint="keep the model directory of our own")
     sources = _sources(transformer, model_type, parameters, head)
     tensors = {name: TensorInfo(shape, jnp.dtype(dtype or kind)) for name, (shape, kind, _) in sources.items()}
     stored = jnp.dtype(dtype or parameters["backbone.embedding"].dtype).name

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from jaxprm.hub.torch_files import TorchFiles
 from jaxprm.hub.weight_files import WeightFiles
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameter_shardings, parameters, with_parameters
-from jaxprm.models.reward_model import HeadConfig, RewardModel
+from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.implicit import ImplicitModel
 from jaxprm.steps.format import StepEncoder
@@ -178,7 +178,13 @@ def load_prm(directory: str | os.PathLike, family: str | None = None, reference:
         if family is not None or reference is not None or base is not None or settings != Settings():
             raise InputError("says itself how it is read; leave family, reference and other settings out", file=path)
         loaded = load_reward_model(path)
-        return dataclasses.replace(loaded, model=_cast(loaded.model, dtype, mesh))
+        model = loaded.model
+        if isinstance(model, ImplicitModel):
+            parts = {name: _cast(getattr(model, name), dtype, mesh) for name in ("policy", "reference")}
+            model = dataclasses.replace(model, **parts)
+        else:
+            model = _cast(model, dtype, mesh)
+        return dataclasses.replace(loaded, model=model)
     opened = open_prm(path, family, settings=settings, base=base, reference=reference is not None)
     opened.check_vocabulary()
     if reference is not None:
@@ -263,11 +269,14 @@ def _reference(directory: str | os.PathLike, policy: OpenedModel, dtype: str,
     return read_language_model(open_weights(checkpoint.weights), config, dtype, mesh)
 
 
-def _cast(model: RewardModel, dtype: str, mesh: jax.sharding.Mesh | None) -> RewardModel:
+_Own = TypeVar("_Own", RewardModel, LanguageModel)
+
+
+def _cast(model: _Own, dtype: str, mesh: jax.sharding.Mesh | None) -> _Own:
     """A model of our own in another type: activations and backbone weights, the head stays float32."""
     config = dataclasses.replace(model.config, dtype=dtype) if dtype != "float32" else model.config
-    empty = jax.eval_shape(lambda: RewardModel(config, HeadConfig(**dataclasses.asdict(model.head.config)),
-                                               rngs=nnx.Rngs(0)))
+    head = (model.head.config,) if isinstance(model, RewardModel) else ()
+    empty = jax.eval_shape(lambda: type(model)(config, *head, rngs=nnx.Rngs(0)))
     values = {name: value.astype(dtype) if name.startswith("backbone.") else value
               for name, value in parameters(model).items()}
     if mesh is not None:

@@ -2,144 +2,112 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxprm.errors import InputError
 from jaxprm.models.config import TransformerConfig
-from jaxprm.models.sharding import gathered
-from jaxprm.models.transformer import Transformer
+from jaxprm.models.heads import HeadConfig, HeadKind, StepHead
+from jaxprm.models.sharding import constrain, gathered, out_sharding
+from jaxprm.models.transformer import LanguageModel, Transformer
 
-HeadKind = Literal["scalar", "binary", "ranking", "value", "difference", "validity", "mlp", "ensemble"]
-_OUTPUTS = {"scalar": 1, "binary": 2, "ranking": 1, "value": 1, "difference": 2, "validity": 3, "mlp": 2}
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadConfig:
-    """What stands behind a step score.
-
-    kind:
-      ``scalar``      one logit, score = sigmoid(logit): P(step is right).
-      ``binary``      logits of (-, +), score = softmax(.)[+]: P(step is right).
-      ``ranking``     a Q-value on an open scale (PQM, Li & Li 2024); score = sigmoid(Q), which keeps the order within and
-                      between solutions but is not a calibrated probability.
-      ``value``       a Q-value whose score is the Q-value itself, any real number (PQM as published).
-      ``difference``  logits of (-, +), score = softmax(.)[+] - softmax(.)[-], in [-1, 1] (PURE, Cheng et al. 2025).
-      ``validity``    logits of (wrong, right but redundant, right), score = P(not wrong) (ReasonEval, Xia et al. 2024).
-      ``mlp``         as binary, from one hidden layer with ReLU (Qwen2.5-Math-PRM).
-      ``ensemble``    one logit from each of several networks with two hidden layers and ReLU, score = mean of their sigmoids
-                      (ActPRM).
-
-    Attributes:
-      kind: see above.
-      hidden: size of a hidden layer, for mlp and ensemble only.
-      members: networks of an ensemble.
-    """
-
-    kind: HeadKind = "scalar"
-    hidden: int = 0
-    members: int = 0
-
-    def __post_init__(self):
-        kinds = (*_OUTPUTS, "ensemble")
-        if self.kind not in kinds:
-            raise InputError(f"must be one of {', '.join(kinds)}", field="kind", value=self.kind)
-        for field, users in (("hidden", ("mlp", "ensemble")), ("members", ("ensemble",))):
-            value = getattr(self, field)
-            if self.kind in users and value < 1:
-                raise InputError(f"must be at least 1 for a head of kind {self.kind}", field=field, value=value)
-            if self.kind not in users and value:
-                raise InputError(f"must be 0: a head of kind {self.kind} has none", field=field, value=value)
-
-    @property
-    def outputs(self) -> int:
-        """K, the number of outputs per step."""
-        return self.members if self.kind == "ensemble" else _OUTPUTS[self.kind]
-
-
-class StepHead(nnx.Module):
-    """The map from a hidden state to the K outputs of `HeadConfig`, in float32.
-
-    Its last layer starts at zero, so that every probability starts at 0.5; hidden layers are drawn from ``rngs``, or are zero
-    without it (for parameters that come from elsewhere).
-    """
-
-    def __init__(self, width: int, config: HeadConfig, rngs: nnx.Rngs | None = None):
-        def zeros(*shape: int) -> nnx.Param:
-            return nnx.Param(jnp.zeros(shape, jnp.float32))
-
-        def drawn(*shape: int) -> nnx.Param:
-            if rngs is None:
-                return zeros(*shape)
-            return nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * (2 / shape[-2]) ** 0.5)
-
-        hidden, members = config.hidden, config.members
-        if config.kind == "ensemble":
-            self.first_kernel, self.first_bias = drawn(members, width, hidden), zeros(members, hidden)
-            self.second_kernel, self.second_bias = drawn(members, hidden, hidden), zeros(members, hidden)
-            self.last_kernel, self.last_bias = zeros(members, hidden, 1), zeros(members, 1)
-        else:
-            if config.kind == "mlp":
-                self.hidden_kernel, self.hidden_bias = drawn(width, hidden), zeros(hidden)
-            self.kernel = zeros(hidden or width, config.outputs)
-            self.bias = zeros(config.outputs)
-        self.config = config
-
-    def __call__(self, hidden: Float[Array, "... D"]) -> Float[Array, "... K"]:
-        x = hidden.astype(jnp.float32)
-        if self.config.kind == "ensemble":
-            x = jax.nn.relu(_members("...i,eio->...eo", x, self.first_kernel[...], self.first_bias[...]))
-            x = jax.nn.relu(_members("...ei,eio->...eo", x, self.second_kernel[...], self.second_bias[...]))
-            return _members("...ei,eio->...eo", x, self.last_kernel[...], self.last_bias[...])[..., 0]
-        if self.config.kind == "mlp":
-            x = jax.nn.relu(_linear(x, self.hidden_kernel[...], self.hidden_bias[...]))
-        return _linear(x, self.kernel[...], self.bias[...])
-
-    def score(self, outputs: Float[Array, "... K"]) -> Float[Array, "..."]:
-        """Outputs -> score: in [0, 1], but in [-1, 1] for ``difference`` and unbounded for ``value``."""
-        kind = self.config.kind
-        if kind in ("binary", "mlp"):
-            return jax.nn.sigmoid(outputs[..., 1] - outputs[..., 0])
-        if kind == "difference":  # softmax(.)[+] - softmax(.)[-] = tanh(half the log-odds)
-            return jnp.tanh((outputs[..., 1] - outputs[..., 0]) / 2)
-        if kind == "validity":
-            return jax.nn.sigmoid(jax.nn.logsumexp(outputs[..., 1:], axis=-1) - outputs[..., 0])
-        if kind == "ensemble":
-            return jnp.mean(jax.nn.sigmoid(outputs), axis=-1)
-        return outputs[..., 0] if kind == "value" else jax.nn.sigmoid(outputs[..., 0])
-
-    def redundancy(self, outputs: Float[Array, "... K"]) -> Float[Array, "..."]:
-        """P(step is right but adds nothing), from the outputs of a ``validity`` head.
-
-        Raises:
-          InputError: the head is of another kind.
-        """
-        if self.config.kind != "validity":
-            raise InputError("gives no redundancy; a validity head does", field="kind", value=self.config.kind)
-        return jax.nn.softmax(outputs, axis=-1)[..., 1]
-
-
-def _linear(x: Float[Array, "... I"], kernel: Float[Array, "I O"], bias: Float[Array, " O"]) -> Float[Array, "... O"]:
-    return x @ gathered(kernel, "embed", None).astype(jnp.float32) + bias.astype(jnp.float32)
-
-
-def _members(product: str, x: Float[Array, "... I"], kernel: Float[Array, "E I O"],
-             bias: Float[Array, "E O"]) -> Float[Array, "... E O"]:
-    return jnp.einsum(product, x, gathered(kernel, None, "embed", None).astype(jnp.float32)) + bias.astype(jnp.float32)
+__all__ = ["HeadConfig", "HeadKind", "PolicyRewardModel", "RewardModel", "StepHead"]
 
 
 class RewardModel(nnx.Module):
-    """Backbone + step head."""
+    """Backbone + step head. With ``tie_embeddings`` it can still predict tokens, from its embedding table.
+
+    Raises:
+      InputError: a head of kind ``lm_rows`` whose rows are not chosen, not in the vocabulary, or of a model that has no output
+        matrix (a `PolicyRewardModel` has one of its own).
+    """
 
     def __init__(self, config: TransformerConfig, head: HeadConfig, *, rngs: nnx.Rngs):
+        if head.kind == "lm_rows":
+            if not head.rows or max(head.rows) >= config.vocab_size:
+                raise InputError(f"must be two of the {config.vocab_size} token ids", field="rows", value=head.rows)
+            if not (config.tie_embeddings or isinstance(self, PolicyRewardModel)):
+                raise InputError("a reward model without an output matrix has no such rows", field="kind", value=head.kind,
+                                 hint="use PolicyRewardModel, or a decoder with tie_embeddings")
         self.backbone = Transformer(config, rngs=rngs)
         self.head = StepHead(config.width, head, rngs)
 
     @property
     def config(self) -> TransformerConfig:
         return self.backbone.config
+
+    def output_matrix(self) -> Float[Array, "D V"]:
+        """The matrix that hidden states are multiplied with for next-token logits.
+
+        Raises:
+          InputError: there is none.
+        """
+        return gathered(self._matrix(), "embed", "vocab")
+
+    def outputs(self, hidden: Float[Array, "... S D"], partners: Int[Array, "... S"] | None = None) -> Float[Array, "... S K"]:
+        """Head outputs (logits or Q-values) of hidden states at step ends, float32.
+
+        Args:
+          hidden: of S steps.
+          partners: for a head that reads in two directions: the place among the S at which the same step is read in the
+            other direction. It is symmetric where both readings are complete:
+
+              steps      a b c | c b a        the second half is a segment of its own
+              partners   5 4 3   2 1 0
+
+        Raises:
+          InputError: ``partners`` is absent where it is needed, or given to a head that reads forward only.
+        """
+        both = self.head.config.direction != "forward"
+        if both and partners is None:
+            raise InputError("reads whole solutions in both directions; here each step is read once", field="direction",
+                             value=self.head.config.direction, hint="score whole solutions, or train a head that reads forward")
+        if self.head.config.kind == "lm_rows":
+            found = hidden.astype(jnp.float32) @ self._label_rows()
+            cap = self.config.logit_softcap
+            found = found if cap is None else cap * jnp.tanh(found / cap)
+        else:
+            found = self.head(hidden)
+        if not both or partners is None:
+            return found
+        place = partners[..., None]
+        gate = self.head.gate(hidden, jnp.take_along_axis(hidden, place, axis=-2))
+        return gate * found + (1 - gate) * jnp.take_along_axis(found, place, axis=-2)
+
+    def _matrix(self) -> Float[Array, "D V"]:
+        if not self.config.tie_embeddings:
+            raise InputError("a reward model reads its language model's logits from its embedding table",
+                             field="tie_embeddings", value=False, hint="use PolicyRewardModel, which keeps an output matrix")
+        return self.backbone.embedding[...].T
+
+    def _label_rows(self) -> Float[Array, "D 2"]:
+        rows = jnp.asarray(self.head.config.rows)
+        whole = constrain(self._matrix().T, None, None)
+        return whole.at[rows].get(out_sharding=out_sharding(None, None)).astype(jnp.float32).T
+
+
+class PolicyRewardModel(RewardModel):
+    """A policy that is its own process reward model: one decoder, an output matrix and a step head (MetaStone-S1's SPRM, 2025;
+    AlphaMath, 2024). Text is read once for tokens and scores.
+
+    Its output matrix is the embedding table with ``tie_embeddings``, else the parameter ``unembedding``.
+    """
+
+    def __init__(self, config: TransformerConfig, head: HeadConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, head, rngs=rngs)
+        if not config.tie_embeddings:
+            self.unembedding = nnx.Param(
+                jax.random.normal(rngs.params(), (config.width, config.vocab_size), jnp.float32) * config.width ** -0.5)
+
+    def policy(self) -> LanguageModel:
+        """The language model of the same arrays; nothing is copied."""
+        model = jax.eval_shape(lambda: LanguageModel(self.config, rngs=nnx.Rngs(0)))
+        model.backbone = self.backbone
+        if not self.config.tie_embeddings:
+            model.unembedding = self.unembedding
+        return model
+
+    def _matrix(self) -> Float[Array, "D V"]:
+        return super()._matrix() if self.config.tie_embeddings else self.unembedding[...]

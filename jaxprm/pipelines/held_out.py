@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,20 +13,16 @@ from jaxprm.data.pipeline import StepDataset
 from jaxprm.evaluation.steps import StepPredictions
 from jaxprm.metrics import auroc, expected_calibration_error, first_below, first_error_f1
 from jaxprm.models.parameters import parameters, with_parameters
-from jaxprm.models.reward_model import RewardModel
 from jaxprm.objectives.loss import Loss
-from jaxprm.pipelines.step_data import Encoded
 from jaxprm.records import LabeledSolution
-from jaxprm.scoring.scorer import StepScorer
-from jaxprm.steps.format import StepEncoder
 from jaxprm.training import on_one_device
 
 THRESHOLD = 0.5
 
 
-def held_out_numbers(encoder: StepEncoder, items: Sequence[LabeledSolution], encoded: Sequence[Encoded],
-                     examples: Sequence[Example], loss_function: Callable[..., Loss], *, row_tokens: int, row_steps: int,
-                     batch_rows: int) -> Callable[[RewardModel], dict[str, float]]:
+def held_out_numbers(score: Callable[[Any], list[np.ndarray]], items: Sequence[LabeledSolution], examples: Sequence[Example],
+                     loss_function: Callable[..., Loss], *, row_tokens: int, row_steps: int,
+                     batch_rows: int) -> Callable[[Any], dict[str, float]]:
     """A function from a model to its numbers on the held-out problems: those of the final evaluation, without intervals.
 
     ``step_auroc``, ``first_error_f1`` (at 0.5), ``ece`` (both of probabilities), and ``loss``: the objective's mean, over
@@ -33,8 +30,8 @@ def held_out_numbers(encoder: StepEncoder, items: Sequence[LabeledSolution], enc
     are no probabilities. Every process computes all of it.
 
     Args:
-      encoder: of the model.
-      items, encoded: the held-out solutions and their token ids.
+      score: (model) -> scores in [0, 1] of the steps of every solution.
+      items: the held-out solutions.
       examples: the same as training examples, with their weights.
       loss_function: (model, batch) -> Loss.
       row_tokens, row_steps, batch_rows: size of a batch.
@@ -43,13 +40,12 @@ def held_out_numbers(encoder: StepEncoder, items: Sequence[LabeledSolution], enc
     batches = list(dataset)
     compiled = jax.jit(loss_function)
 
-    def numbers(model: RewardModel) -> dict[str, float]:
+    def numbers(model) -> dict[str, float]:
         model = with_parameters(model, on_one_device(parameters(model)))
         loss = Loss.zero()
         for batch in batches:
             loss = loss + compiled(model, batch)
-        scores = StepScorer(model, encoder).score_ids(encoded)
-        return {**_of_scores(items, scores), "loss": float(loss.mean()) if loss.weight > 0 else np.nan}
+        return {**_of_scores(items, score(model)), "loss": float(loss.mean()) if loss.weight > 0 else np.nan}
 
     return numbers
 

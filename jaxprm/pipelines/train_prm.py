@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from jaxprm.data.examples import OverlongPolicy
+from jaxprm.data.examples import Example, OverlongPolicy
+from jaxprm.data.mixture import Part
 from jaxprm.data.pipeline import StepDataset
 from jaxprm.data.solutions import LoadCounts, SolutionFiles, label_statistics
 from jaxprm.errors import InputError
@@ -31,19 +30,23 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.sharding import make_mesh
-from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.models.transformer import LanguageModel
 from jaxprm.pipelines import report
 from jaxprm.pipelines.held_out import held_out_numbers
-from jaxprm.pipelines.step_data import files_sha256
-from jaxprm.pipelines.train_data import HeldOut, describe, encode_split, in_words, read_split, stored_split
+from jaxprm.pipelines.prm_recipe import (Recipe, check_recipe, head_of, is_implicit, is_plain, loss_of, probabilities,
+                                         recipe_examples, scoring_model, untrained)
+from jaxprm.pipelines.step_data import files_sha256, kept
+from jaxprm.pipelines.train_data import (HeldOut, ReadSplit, TrainingData, describe, encode_split, in_words, read_split,
+                                         stored_split)
 from jaxprm.progress import Progress
 from jaxprm.records import LabeledSolution, atomic_write
 from jaxprm.reports.solutions import scored_solution
 from jaxprm.run_directory import RunDirectory, config_sha256
+from jaxprm.scoring.implicit import ImplicitModel
 from jaxprm.scoring.scorer import StepScorer
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
-from jaxprm.training import ProfileWindow, TrainConfig, fit, on_one_device, step_loss
+from jaxprm.training import ProfileWindow, TrainConfig, fit, on_one_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,8 @@ class TrainPRM:
       hyperparameters: of the objective, e.g. ``{"zeta": 4.0}`` for ``pqm_ranking``.
       encoded: folder for encoded training examples. The first run with these files, policies and tokenizer fills it, all
         later ones read it: nothing is tokenised twice, and no more than a batch lies in memory. None = encode into memory.
-        Needs a tokenizer that exists (``tokenizer`` or ``initial_model``).
+        Needs a tokenizer that exists (``tokenizer`` or ``initial_model``), and a recipe that reads nothing but labels.
+      recipe: what the objective reads beside the labels of steps, and how the model is kept.
       count_prefixes_once: whether a prefix that many rows share counts once, see `prefix_weights`.
       held_out: expected share of the problems that are kept from training for evaluation and for choosing a threshold.
       row_tokens, row_steps: size of a packed row; a solution must fit into one.
@@ -80,8 +84,9 @@ class TrainPRM:
     step_format: StepFormat | None = None
     head: HeadConfig = HeadConfig()
     objective: str = "binary_cross_entropy"
-    hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
+    hyperparameters: dict[str, Any] = dataclasses.field(default_factory=dict)
     encoded: str | None = None
+    recipe: Recipe = Recipe()
     count_prefixes_once: bool = True
     held_out: float = 0.1
     row_tokens: int = 512
@@ -104,17 +109,11 @@ class TrainPRM:
         if self.step_format is not None and self.step_format.neutral != self.data.neutral:
             raise InputError(f"step_format says {self.step_format.neutral}", field="data.neutral",
                              value=self.data.neutral, hint="a model reads ratings in one way: bind both to the same")
-        if self.objective not in STEP_OBJECTIVES:
-            raise InputError(f"must be one of {', '.join(STEP_OBJECTIVES)}", field="objective", value=self.objective)
-        if self.head.outputs != OUTPUTS[self.objective]:
-            raise InputError(f"{self.objective} reads {OUTPUTS[self.objective]} output(s) per step, this head has "
-                             f"{self.head.outputs}", field="head.kind", value=self.head.kind)
-        known = {name for name, parameter in inspect.signature(STEP_OBJECTIVES[self.objective]).parameters.items()
-                 if parameter.kind is parameter.KEYWORD_ONLY} - {"weights", "segments"}
-        for name in self.hyperparameters:
-            if name not in known:
-                raise InputError(f"is not a hyperparameter of {self.objective} (known: {', '.join(known) or 'none'})",
-                                 field="hyperparameters", value=name)
+        check_recipe(self.objective, self.hyperparameters, self.head, self.recipe, initial_model=self.initial_model,
+                     overlong=self.overlong)
+        if self.encoded is not None and not is_plain(self.objective, self.head, self.recipe):
+            raise InputError("holds single solutions with labels of steps; this recipe reads more", field="encoded",
+                             value=self.encoded, hint="leave encoded unset")
         if not 0 <= self.held_out < 1:
             raise InputError("must be in [0, 1)", field="held_out", value=self.held_out)
         for field in ("row_tokens", "row_steps", "batch_rows"):
@@ -158,8 +157,12 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
         dataset = StepDataset(data.parts, row_tokens=config.row_tokens, row_steps=config.row_steps,
                               batch_rows=config.batch_rows, seed=config.seed, overlong=config.overlong)
         held_out = data.fitting(config.row_tokens, config.row_steps, config.overlong)
-    counts = describe(data, dataset, held_out, row_tokens=config.row_tokens, row_steps=config.row_steps,
-                      batch_rows=config.batch_rows, steps=config.training.steps)
+        counts = describe(data, dataset, held_out, row_tokens=config.row_tokens, row_steps=config.row_steps,
+                          batch_rows=config.batch_rows, steps=config.training.steps)
+        if not is_plain(config.objective, config.head, config.recipe):
+            dataset = StepDataset(_with_recipe(config, data, split, encoder, model, directory, progress),
+                                  row_tokens=config.row_tokens, row_steps=config.row_steps, batch_rows=config.batch_rows,
+                                  seed=config.seed, overlong=config.overlong)
     counts["held_out"] = dataclasses.asdict(label_statistics(held_out.items))
     directory.finish("data", **counts)
     progress.log(f"{counts['overlong']:,} solutions longer than a row: {counts['truncated']:,} cut, {counts['dropped']:,} left "
@@ -170,51 +173,59 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
 
     identity = {"config": directory.config_sha256, "tokenizer": encoder.tokenizer.fingerprint,
                 "data": config_sha256(files)}
-    loss = step_loss(STEP_OBJECTIVES[config.objective], **config.hyperparameters)
+    loss = loss_of(model, config.objective, config.hyperparameters, config.recipe)
     with clock.stage("train"):
-        model = fit(model, loss, dataset, config.training, directory.path, run=identity, name="train the PRM",
-                    progress=progress, mesh=None if config.mesh is None else make_mesh(*config.mesh),
-                    evaluate=_evaluator(config, encoder, held_out, loss), profile=profile,
-                    about={"config_text": directory.text, "step_format": json.dumps(dataclasses.asdict(encoder.format))})
-        model = with_parameters(model, on_one_device(parameters(model)))
+        trained = fit(model, loss, dataset, config.training, directory.path, run=identity, name="train the PRM",
+                      progress=progress, mesh=None if config.mesh is None else make_mesh(*config.mesh),
+                      evaluate=_evaluator(config, encoder, held_out, loss, model, directory, progress), profile=profile,
+                      about={"config_text": directory.text, "step_format": json.dumps(dataclasses.asdict(encoder.format))})
+        trained = with_parameters(trained, on_one_device(parameters(trained)))
+        model = scoring_model(trained, model, config.objective, config.hyperparameters)
     with clock.stage("evaluate"):
         evaluation, threshold, scores = _evaluate(model, encoder, held_out, config.seed, progress)
     info = {"data": dataclasses.asdict(config.data) | {"sha256": files}, "counts": counts, "seed": config.seed,
-            "objective": config.objective, "config_sha256": directory.config_sha256, "held_out": config.held_out,
+            "objective": config.objective, "recipe": dataclasses.asdict(config.recipe),
+            "config_sha256": directory.config_sha256, "held_out": config.held_out,
             "threshold": None if threshold is None else {"value": threshold, "chosen_on": report.HELD_OUT}}
     save_model(directory.path / "model", model, encoder, info)
     _finish(directory, config, info, evaluation, held_out, scores, clock.seconds, progress)
 
 
-def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) -> tuple[RewardModel, StepEncoder]:
+_Trained = RewardModel | LanguageModel
+
+
+def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) -> tuple[_Trained, StepEncoder]:
     """The untrained model and its encoder. The seed of the initial parameters is not that of the data order."""
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def new(architecture: TransformerConfig, tokenizer: Tokenizer) -> _Trained:
+        head = head_of(config.head, config.recipe, tokenizer)
+        return untrained(architecture, config.objective, head, config.recipe, key)
+
     if config.initial_model is None:
         step_format = config.step_format or StepFormat(neutral=config.data.neutral)
         tokenizer = _tokenizer(config, step_format, place, train)
         if tokenizer.vocab_size > config.model.vocab_size:
             raise InputError(f"the tokenizer has {tokenizer.vocab_size} entries", field="model.vocab_size",
                              value=config.model.vocab_size)
-        return _untrained(config.model, config.head, key), StepEncoder(step_format, tokenizer)
+        return new(config.model, tokenizer), StepEncoder(step_format, tokenizer)
 
     kind = read_config(config.initial_model).get("kind")
     loaded: LoadedModel = (load_language_model if kind == "language_model" else load_reward_model)(config.initial_model)
     if loaded.model.config.context < config.row_tokens:
         raise InputError(f"is more than the initial model's context {loaded.model.config.context}", field="row_tokens",
                          value=config.row_tokens)
-    model = _untrained(loaded.model.config, config.head, key)
-    known = parameters(loaded.model)
-    if kind == "reward_model" and loaded.model.head.config != config.head:
+    if is_implicit(config.objective) and kind != "language_model":
+        raise InputError(f"{config.objective} starts from a language model", file=config.initial_model, field="kind",
+                         value=kind)
+    model, known = new(loaded.model.config, loaded.encoder.tokenizer), parameters(loaded.model)
+    if kind != "language_model" and loaded.model.head.config != model.head.config:
         raise InputError(f"the initial model has a {loaded.model.head.config.kind} head", field="head.kind",
                          value=config.head.kind)
-    # A language model brings its backbone; its output matrix has no use here, and the step head starts at zero.
+    # A language model brings its backbone, and its output matrix where that is kept; the step head starts at zero.
     values = {name: known.get(name, value) for name, value in parameters(model).items()}
     step_format = dataclasses.replace(loaded.encoder.format, neutral=config.data.neutral)
     return with_parameters(model, values), StepEncoder(step_format, loaded.encoder.tokenizer)
-
-
-def _untrained(architecture: TransformerConfig, head: HeadConfig, key: jax.Array) -> RewardModel:
-    return jax.jit(lambda key: RewardModel(architecture, head, rngs=nnx.Rngs(params=key)))(key)  # one compilation
 
 
 def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Sequence[LabeledSolution]) -> Tokenizer:
@@ -226,7 +237,7 @@ def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Se
     prompts = dict.fromkeys(step_format.prompt_prefix + item.solution.problem.prompt + step_format.prompt_suffix
                             for item in train)
     steps = dict.fromkeys(step for item in train for step in item.solution.steps)
-    symbols = (step_format.separator,) if step_format.separator else ()
+    symbols = ((step_format.separator,) if step_format.separator else ()) + config.recipe.label_marks
     tokenizer = train_sentencepiece([*prompts, *steps], config.model.vocab_size, symbols=symbols)
     temporary = place.with_name("tokenizer.tmp")
     temporary.mkdir(exist_ok=True)
@@ -240,22 +251,58 @@ def _read(counts: LoadCounts, train: int, held_out: int) -> str:
             f"{train:,} solutions to train on, {held_out:,} of other problems held out")
 
 
-def _evaluator(config: TrainPRM, encoder: StepEncoder, held_out: HeldOut, loss):
+def _with_recipe(config: TrainPRM, data: TrainingData, split: ReadSplit, encoder: StepEncoder, model: _Trained,
+                 directory: RunDirectory, progress: Progress) -> list[Part]:
+    """The sources with what the objective reads beside labels; solutions that do not fit a row are left out first."""
+    parts = []
+    for index, part in enumerate(data.parts):
+        items = [read.item for read in split.train if read.source == index]
+        fits = [config.overlong == "truncate" or len(example["tokens"]) <= config.row_tokens
+                and len(example["step_ends"]) <= config.row_steps for example in part.examples]
+        examples = _recipe(config, kept(part.examples, fits), kept(items, fits), encoder, model,
+                           directory.path / "reference" / part.name, config.recipe, progress)
+        parts.append(dataclasses.replace(part, examples=examples))
+    return parts
+
+
+def _recipe(config: TrainPRM, examples: Sequence[Example], items: Sequence[LabeledSolution], encoder: StepEncoder,
+            model: _Trained, place: Path, recipe: Recipe, progress: Progress) -> list[Example]:
+    return recipe_examples(examples, items, encoder, objective=config.objective, head=config.head, recipe=recipe,
+                           row_tokens=config.row_tokens, row_steps=config.row_steps, seed=config.seed,
+                           reference=model if is_implicit(config.objective) else None, place=place, progress=progress)
+
+
+def _evaluator(config: TrainPRM, encoder: StepEncoder, held_out: HeldOut, loss, start: _Trained, directory: RunDirectory,
+               progress: Progress):
     """What `fit` calls while it trains, if there is anything to evaluate."""
     if not held_out.items or not config.training.evaluate_every:
         return None
-    return held_out_numbers(encoder, held_out.items, held_out.encoded, held_out.examples(config.count_prefixes_once), loss,
-                            row_tokens=config.row_tokens, row_steps=config.row_steps, batch_rows=config.batch_rows)
+    examples = held_out.examples(config.count_prefixes_once)
+    if not is_plain(config.objective, config.head, config.recipe):
+        examples = _recipe(config, examples, held_out.items, encoder, start, directory.path / "reference" / "held out",
+                           dataclasses.replace(config.recipe, window_share=0.0), progress)
+    return held_out_numbers(
+        lambda model: _scores(scoring_model(model, start, config.objective, config.hyperparameters), encoder, held_out),
+        held_out.items, examples, loss, row_tokens=config.row_tokens, row_steps=config.row_steps,
+        batch_rows=config.batch_rows)
 
 
-def _evaluate(model: RewardModel, encoder: StepEncoder, held_out: HeldOut, seed: int,
+def _scores(model: RewardModel | ImplicitModel, encoder: StepEncoder, held_out: HeldOut, on_batch=lambda count, tokens: None):
+    """Scores in [0, 1] of the held-out solutions."""
+    scorer = StepScorer(model, encoder)
+    rows = [[row] for row in held_out.encoded]
+    if scorer.encoder is not encoder:  # it reads rows of another form
+        rows = [scorer.encode_rows(item.solution) for item in held_out.items]
+    return probabilities(model, scorer.score_rows(rows, on_batch))
+
+
+def _evaluate(model: RewardModel | ImplicitModel, encoder: StepEncoder, held_out: HeldOut, seed: int,
               progress: Progress) -> tuple[StepEvaluation | None, float | None, list[np.ndarray]]:
     """Scores of the held-out solutions, what they are worth, and the threshold that suits them best."""
     if not held_out.items:
         return None, None, []
     with progress.stage("evaluate held-out problems", len(held_out.items), "solutions") as stage:
-        scores = StepScorer(model, encoder).score_ids(
-            held_out.encoded, lambda count, tokens: stage.advance(count, tokens=tokens))
+        scores = _scores(model, encoder, held_out, lambda count, tokens: stage.advance(count, tokens=tokens))
     predictions = StepPredictions.from_solutions(held_out.items, scores)
     known = [row for row, first in enumerate(predictions.first_errors) if first is not None]
     threshold = best_threshold([scores[row] for row in known],

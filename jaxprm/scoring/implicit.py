@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxprm.errors import InputError
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.sharding import constrain
 from jaxprm.models.transformer import LanguageModel, forward
@@ -66,6 +67,35 @@ def implicit_scores(model: ImplicitModel, batch: StepBatch, starts: Int[Array, "
     counts = (position >= starts[:, None]) & jnp.pad(batch.segment_ids[:, 1:] > 0, ((0, 0), (0, 1)))
     sums = jnp.cumsum(jnp.where(counts, policy - reference, 0.0), axis=1)
     return jnp.where(batch.step_mask, model.coefficient * jnp.take_along_axis(sums, batch.step_ends, axis=1), 0.0)
+
+
+def step_log_probs(model: LanguageModel, batch: StepBatch) -> Float[Array, "B S"]:
+    """Sum of the log-probabilities of each step's tokens, nats; rows may be packed. 0 where no step is.
+
+    The tokens of step s are those from ``step_starts`` to ``step_ends``, both included:
+
+        tokens      q ? a | b |            step_starts [[2, 4]], step_ends [[3, 5]]
+        sums        log p(a) + log p(|),  log p(b) + log p(|)
+
+    Policy minus reference, summed over the steps so far, are the `implicit_scores` of these steps (without the coefficient).
+
+    Raises:
+      InputError: the batch has no ``step_starts``.
+    """
+    if batch.step_starts is None:
+        raise InputError("is missing", field="step_starts", hint="make the examples with step_starts")
+    log_probs = jnp.pad(_log_probs(model, batch, jnp.pad(batch.tokens[:, 1:], ((0, 0), (0, 1))))[:, :-1], ((0, 0), (1, 0)))
+    place = jnp.arange(log_probs.shape[1], dtype=jnp.int32)
+    starts = jnp.where(batch.step_mask, batch.step_starts, -1)
+    begins = jnp.any(starts[:, :, None] == place, axis=1)
+
+    # Sums begin again at each step: differences of one long running sum would lose digits in long rows.
+    def join(left, right):
+        (left_begins, left_sum), (right_begins, right_sum) = left, right
+        return left_begins | right_begins, jnp.where(right_begins, right_sum, left_sum + right_sum)
+
+    _, sums = jax.lax.associative_scan(join, (begins, log_probs), axis=1)
+    return jnp.where(batch.step_mask, jnp.take_along_axis(sums, batch.step_ends, axis=1), 0.0)
 
 
 def _log_probs(model: LanguageModel, batch: StepBatch, targets: Int[Array, "B T"]) -> Float[Array, "B T"]:

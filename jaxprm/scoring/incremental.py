@@ -64,6 +64,6 @@ def extend_scores(model: RewardModel, state: ScoreState, step_tokens: Int[Array,
     hidden, cache = extend(model.backbone, state.cache, step_tokens, lengths)
     at = lengths - 1 - read_back
     read = jnp.where(at[:, None] >= 0, _at(hidden, at), state.last)
-    scores = jnp.where(lengths > 0, model.head.score(model.head(read)), 0.0)
+    scores = jnp.where(lengths > 0, model.head.score(model.outputs(read)), 0.0)
     last = jnp.where(lengths[:, None] > 0, _at(hidden, lengths - 1), state.last)
     return scores, ScoreState(cache, last, state.tokens_read + lengths.sum().astype(jnp.int32))

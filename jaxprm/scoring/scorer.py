@@ -17,6 +17,7 @@ from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Solution
 from jaxprm.scoring.implicit import ImplicitModel, implicit_scores
+from jaxprm.scoring.readings import is_bidirectional, pad_bidirectional, reading_encoder
 from jaxprm.scoring.steps import score_steps
 from jaxprm.steps.batch import StepBatch, pad_solutions
 
@@ -25,7 +26,7 @@ _implicit_scores = jax.jit(implicit_scores)
 
 Row = tuple
 """(ids, ends) or (ids, ends, start): token ids, the index at which each step is read, and for an `ImplicitModel` the first
-position whose log-ratio counts."""
+position whose log-ratio counts. A model that reads in two directions has rows of its own (`BidirectionalReading`)."""
 
 _Model = TypeVar("_Model", RewardModel, LanguageModel, ImplicitModel)
 OnBatch = Callable[[int, int], None]
@@ -80,7 +81,7 @@ class StepScorer:
         if batch_tokens < 1:
             raise InputError("must be at least 1", field="batch_tokens", value=batch_tokens)
         self.model = model if mesh is None else _place(model, mesh)
-        self.encoder, self.batch_tokens, self.mesh = encoder, batch_tokens, mesh
+        self.encoder, self.batch_tokens, self.mesh = reading_encoder(model, encoder), batch_tokens, mesh
 
     def encode(self, solution: Solution, row: int | None = None) -> tuple[list[int], list[int]]:
         """Ids and step ends of a solution.
@@ -107,8 +108,8 @@ class StepScorer:
             rows = self.encoder.encode_rows(solution.problem.prompt, solution.steps, solution.problem.answer)
         except InputError as error:
             raise error.located(row=row) from None
-        for ids, *_ in rows:
-            self.check_length(ids, row)
+        for ids, *rest in rows:  # a second reading behind the first one starts at position 0 again
+            self.check_length(max(ids[:rest[1]], ids[rest[1]:], key=len) if len(rest) > 2 else ids, row)
         found = sum(len(ends) for _, ends, *_ in rows)
         if found != len(solution.steps):
             raise InputError(f"has {len(solution.steps)} steps, but {found} places to read them", row=row, field="steps")
@@ -155,7 +156,10 @@ class StepScorer:
                 rows = bucket_rows(len(chosen), most, shards)
                 starts = np.zeros(rows, np.int32)
                 starts[: len(chosen)] = [row[2] if len(row) > 2 else 0 for row in chosen]
-                batch = pad_solutions([row[:2] for row in chosen], tokens, steps, rows)
+                if is_bidirectional(self.model):
+                    batch = pad_bidirectional(chosen, tokens, steps, rows)
+                else:
+                    batch = pad_solutions([row[:2] for row in chosen], tokens, steps, rows)
                 result = np.asarray(self._score(batch, starts))
                 for row, index in enumerate(members[start : start + most]):
                     scores[index] = result[row, : len(encoded[index][1])]

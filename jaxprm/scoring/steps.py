@@ -16,7 +16,7 @@ from jaxprm.steps.batch import StepBatch
 def step_outputs(model: RewardModel, batch: StepBatch) -> Float[Array, "B S K"]:
     """Raw head outputs (logits or Q-values) per step, float32; entries where ``step_mask`` is False are meaningless."""
     hidden = forward(model.backbone, batch.tokens, batch.positions, batch.segment_ids)
-    return model.head(gather_steps(hidden, batch.step_ends))
+    return model.outputs(gather_steps(hidden, batch.step_ends), batch.partners)
 
 
 def score_steps(model: RewardModel, batch: StepBatch) -> Float[Array, "B S"]:

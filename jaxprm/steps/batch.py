@@ -26,6 +26,11 @@ class StepBatch:
       labels: float32[B, S] in [0, 1], read only where ``label_mask``.
       label_mask: bool[B, S].
       weights: float32[B, S].
+      values: float32[B, S] in [0, 1], a second label: will the solution end well? For objectives with two heads.
+      groups: int32[B, S]; steps with equal numbers, in any row of the batch, are compared by objectives that do so.
+      partners: int32[B, S], place among the S at which the same step is read in the other direction, see `RewardModel.outputs`.
+      step_starts: int32[B, S], index of the first token of step s.
+      reference: float32[B, S], log-probability of the tokens of step s under a reference model, nats.
     """
 
     tokens: Int[Array | np.ndarray, "B T"]
@@ -36,6 +41,11 @@ class StepBatch:
     labels: Float[Array | np.ndarray, "B S"]
     label_mask: Bool[Array | np.ndarray, "B S"]
     weights: Float[Array | np.ndarray, "B S"]
+    values: Float[Array | np.ndarray, "B S"] | None = None
+    groups: Int[Array | np.ndarray, "B S"] | None = None
+    partners: Int[Array | np.ndarray, "B S"] | None = None
+    step_starts: Int[Array | np.ndarray, "B S"] | None = None
+    reference: Float[Array | np.ndarray, "B S"] | None = None
 
 
 def pad_solutions(encoded: Sequence[tuple[Sequence[int], Sequence[int]]], tokens: int, steps: int,

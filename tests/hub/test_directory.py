@@ -15,11 +15,13 @@ from flax import nnx
 from jaxprm.errors import InputError
 from jaxprm.hub import find_model, load_language_model, load_reward_model, save_model
 from jaxprm.hub.directory import read_architecture
-from jaxprm.models import (HeadConfig, LanguageModel, RewardModel, RopeScaling, TransformerConfig, parameters,
-                           with_parameters)
+from jaxprm.models import (HeadConfig, LanguageModel, PolicyRewardModel, RewardModel, RopeScaling, TransformerConfig,
+                           parameters, with_parameters)
 from jaxprm.records import Problem, Solution
+from jaxprm.scoring.implicit import ImplicitModel
 from jaxprm.scoring.scorer import StepScorer
 from jaxprm.steps import StepEncoder, StepFormat, train_sentencepiece
+from jaxprm.testing.models import random_model
 
 TEXT = ["What is 3 + 4 ? It is 7 because 3 + 4 = 7 .", "Then 7 * 2 = 14 and so on .", "So the answer is 14 ."]
 STEP_FORMAT = StepFormat(separator="<step>", readout="before", aggregation="prod", neutral="bad")
@@ -80,6 +82,54 @@ def test_language_model(encoder, tmp_path, tied):
         load_reward_model(tmp_path / "policy")
 
 
+@pytest.mark.parametrize("head", [
+    HeadConfig("quantile", levels=(0.25, 0.5)), HeadConfig("two_head", beta=0.5), HeadConfig("ternary"),
+    HeadConfig("buffer"), HeadConfig("lm_rows", rows=(4, 6)), HeadConfig("ensemble", hidden=3, members=2, direction="gate"),
+], ids=lambda head: head.kind)
+def test_every_head(encoder, tmp_path, head):
+    config = TransformerConfig(encoder.tokenizer.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_dim=24)
+    model = random_model(lambda: RewardModel(config, head, rngs=nnx.Rngs(0)), 2)
+    loaded = load_reward_model(save_model(tmp_path / "model", model, encoder, {})).model
+    assert loaded.head.config == head
+    solution = [Solution(Problem("p", "What is 3 + 4 ?"), ("It is 7 .", "So 14 ."))]
+    np.testing.assert_array_equal(StepScorer(model, encoder).score(solution)[0], StepScorer(loaded, encoder).score(solution)[0])
+    if head.kind == "lm_rows":
+        edit(tmp_path / "model", head={"rows": [4, 4000]})
+        with pytest.raises(InputError, match="config.json: field 'head.rows' = .*: must be two of the"):
+            load_reward_model(tmp_path / "model")
+
+
+def test_a_policy_that_is_its_own_reward_model(encoder, tmp_path):
+    config = TransformerConfig(encoder.tokenizer.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_dim=24,
+                               tie_embeddings=False)
+    model = random_model(lambda: PolicyRewardModel(config, HeadConfig("scalar"), rngs=nnx.Rngs(0)), 2)
+    saved = save_model(tmp_path / "model", model, encoder, {"seed": 1})
+    loaded = load_reward_model(saved).model
+    assert type(loaded) is PolicyRewardModel and parameters(loaded).keys() == parameters(model).keys()
+    policy = load_language_model(saved)
+    assert type(policy.model) is LanguageModel and policy.info == {"seed": 1}
+    np.testing.assert_array_equal(policy.model.output_matrix(), model.output_matrix())
+
+
+def test_an_implicit_model(encoder, tmp_path):
+    config = TransformerConfig(encoder.tokenizer.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_dim=24)
+    models = [random_model(lambda: LanguageModel(config, rngs=nnx.Rngs(0)), seed, 0.1) for seed in range(3)]
+    model = ImplicitModel(*models[:2], coefficient=0.5)
+    saved = save_model(tmp_path / "model", model, encoder, {})
+    loaded = load_reward_model(saved).model
+    assert isinstance(loaded, ImplicitModel) and loaded.coefficient == 0.5
+    for part in ("policy", "reference"):
+        for name, value in parameters(getattr(model, part)).items():
+            np.testing.assert_array_equal(value, parameters(getattr(loaded, part))[name])
+    edit(saved, coefficient=0)
+    with pytest.raises(InputError, match="field 'coefficient' = 0: must be a positive number"):
+        load_reward_model(saved)
+    other = TransformerConfig(encoder.tokenizer.vocab_size, width=16, layers=1, heads=2, kv_heads=2, head_dim=8, mlp_dim=24)
+    mixed = ImplicitModel(models[0], random_model(lambda: LanguageModel(other, rngs=nnx.Rngs(0)), 0), 0.5)
+    with pytest.raises(InputError, match="field 'reference' = .*: has another architecture than the policy"):
+        save_model(tmp_path / "mixed", mixed, encoder, {})
+
+
 def test_saving_again_replaces_the_whole_directory(saved, encoder):
     (saved / "tokenizer.json").write_text("left behind by somebody")
     save_model(saved, reward_model(encoder, seed=1, kind="scalar"), encoder, {"seed": 4})
@@ -128,7 +178,8 @@ def test_models_saved_before_a_field_was_added(saved):
     later = ("activation", "mlp_bias", "norm_plus_one", "post_norms", "embed_scale", "query_scale", "attention_softcap",
              "logit_softcap", "windows", "rope_scaling", "local_rope_theta")
     before = load_reward_model(saved).model.config
-    edit(saved, transformer=dict.fromkeys(later, ...), head={"hidden": ..., "members": ...})
+    edit(saved, transformer=dict.fromkeys(later, ...), head=dict.fromkeys(
+        ("hidden", "members", "levels", "beta", "rows", "direction"), ...))
     assert load_reward_model(saved).model.config == before
 
 
@@ -153,7 +204,7 @@ def edit(saved, **sections):
     ({"transformer": {"layers": True}}, "field 'transformer.layers' = True: must be a int"),
     ({"transformer": {"kv_heads": 3}}, "field 'transformer.kv_heads' = 3: must divide heads = 2"),
     ({"head": None}, "field 'head': is missing"),
-    ({"head": {"kind": "ternary"}}, "field 'head.kind' = 'ternary': must be one of scalar, binary, ranking, value"),
+    ({"head": {"kind": "vote"}}, "field 'head.kind' = 'vote': must be one of scalar, binary, ranking, value"),
     ({"step_format": {"aggregation": "median"}}, "field 'step_format.aggregation' = 'median': must be one of min"),
     ({"step_format": {"separator": "<gap>"}}, "field 'step_format': the tokenizer does not fit: field 'separator'"),
     ({"step_format": {"end_token": "<eot>"}}, "field 'end_token' = '<eot>': is not in the tokenizer's vocabulary"),

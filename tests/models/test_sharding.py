@@ -15,6 +15,7 @@ from jaxprm.errors import InputError
 from jaxprm.models import (
     HeadConfig,
     LanguageModel,
+    PolicyRewardModel,
     RewardModel,
     RopeScaling,
     ShardingRules,
@@ -28,6 +29,7 @@ from jaxprm.models.sharding import MESH_AXES, PARAMETER_AXES, parameter_axes
 from jaxprm.objectives import binary_cross_entropy
 from jaxprm.scoring import score_steps
 from jaxprm.testing import pack_solutions, random_solutions, tiny_config, tiny_language_model, tiny_reward_model
+from jaxprm.testing.models import random_model
 from jaxprm.training import OptimizerConfig, initial_state, language_model_loss, make_train_step, mesh_scope, step_loss
 from jaxprm.training.loop import place_batch
 
@@ -136,10 +138,12 @@ def test_loss_gradient_and_train_step(kind, mesh, batch, unsharded):
 def test_every_parameter_matches_exactly_one_row_and_every_row_is_used():
     used = set()
     flags = ("attention_bias", "output_bias", "qk_norm", "tie_embeddings", "mlp_bias", "post_norms")
-    heads = (HeadConfig("binary"), HeadConfig("mlp", hidden=4), HeadConfig("ensemble", hidden=4, members=3))
+    heads = (HeadConfig("binary"), HeadConfig("mlp", hidden=4), HeadConfig("ensemble", hidden=4, members=3),
+             HeadConfig("quantile", direction="gate"))
     for value, head in itertools.product([False, True], heads):
         config = tiny_config(**dict.fromkeys(flags, value))
         for model in (jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0))),  # noqa: B023
+                      jax.eval_shape(lambda: PolicyRewardModel(config, head, rngs=nnx.Rngs(0))),  # noqa: B023
                       jax.eval_shape(lambda: RewardModel(config, head, rngs=nnx.Rngs(0)))):  # noqa: B023
             for name, array in parameters(model).items():
                 axes = parameter_axes(name)  # raises unless exactly one row matches
@@ -148,6 +152,22 @@ def test_every_parameter_matches_exactly_one_row_and_every_row_is_used():
     assert used == {pattern for pattern, _ in PARAMETER_AXES}
     with pytest.raises(InputError, match="field 'backbone.other': matches 0 rows"):
         parameter_axes("backbone.other")
+
+
+@pytest.mark.parametrize("head", [HeadConfig("lm_rows", rows=(5, 11)), HeadConfig("binary", direction="gate")],
+                         ids=["lm_rows", "gate"])
+def test_scores_of_a_policy_and_of_two_directions(head, batch):
+    model = random_model(lambda: PolicyRewardModel(CONFIG, head, rngs=nnx.Rngs(0)), 3)
+    if head.direction != "forward":  # any pairing of places is a pairing for this test
+        batch = dataclasses.replace(batch, partners=np.broadcast_to(np.arange(8, dtype=np.int32)[::-1], batch.step_ends.shape))
+    expected = np.asarray(jax.jit(score_steps)(model, batch))
+    mesh = make_mesh(2, 2, 2)
+    places = parameter_shardings(parameters(model), mesh)
+    spread = with_parameters(model, {name: jax.device_put(value, places[name]) for name, value in parameters(model).items()})
+    with jax.set_mesh(mesh):
+        found = jax.jit(score_steps)(spread, jax.device_put(batch, batch_sharding(mesh)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected[batch.step_mask]) > 0.1
 
 
 def test_rules_refuse_two_axes_on_one_mesh_axis():
