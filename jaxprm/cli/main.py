@@ -234,7 +234,7 @@ def export(
     """Write a model as a directory that transformers, TRL and vLLM load, and that needs no options here.
 
     Linear heads become token classification with the labels (bad, good); a language model, or the policy of an implicit reward
-    model, becomes a causal language model.
+    model, becomes a causal language model. Other heads carry their own code, for `trust_remote_code=True`.
 
     Example: `jaxprm export --run runs/prm800k --output exported`
     """

@@ -9,6 +9,8 @@ labels (bad, good): for these classes softmax over two logits is what both libra
     validity                   *ForTokenClassification    as they are, three labels
     mlp                        *ForProcessRewardModel     score.0.*, score.2.* (Qwen2.5-Math-PRM's class; vLLM knows it)
     ensemble                   *ForEnsemblePRM            score.model.nn1/nn2/nn_out.* (ActPRM's class)
+
+transformers has no class for the last two: their code is written beside them, and ``trust_remote_code=True`` loads it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from jaxprm.hub.directory import new_directory
 from jaxprm.hub.hf_config import CONFIG
 from jaxprm.hub.hf_config_write import CLASS_NAMES, hf_config_json
 from jaxprm.hub.hf_names import tensor_table
+from jaxprm.hub.remote_code import remote_code
 from jaxprm.hub.safetensors_writer import write_safetensors
 from jaxprm.hub.weight_files import TensorInfo
 from jaxprm.models.config import TransformerConfig
@@ -81,10 +84,11 @@ def export_directory(directory: str | os.PathLike, transformer: TransformerConfi
     labels = 0 if head is None or head.kind == "ensemble" else 2 if head.kind in _ONE_OUTPUT else head.outputs
     own = {} if head is None or head.kind != "ensemble" else {"num_ensemble": head.members}
     section = {} if jaxprm_section is None else {"jaxprm": dict(jaxprm_section)}
-    config = hf_config_json(transformer, model_type, architecture=CLASS_NAMES[model_type] + task, dtype=stored, labels=labels,
-                            extra={**(extra or {}), **own, **section})
-    files = _tokenizer_files(tokenizer_files, chat_template)
-    files[CONFIG] = _json(config)
+    architecture = CLASS_NAMES[model_type] + task
+    code, mapped = ({}, {}) if head is None else remote_code(head, CLASS_NAMES[model_type], architecture)
+    config = hf_config_json(transformer, model_type, architecture=architecture, dtype=stored, labels=labels,
+                            extra={**(extra or {}), **own, **mapped, **section})
+    files = _tokenizer_files(tokenizer_files, chat_template) | code | {CONFIG: _json(config)}
     if head is None:
         ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(key) is not None}
         files["generation_config.json"] = _json({"_from_model_config": True, **ids})

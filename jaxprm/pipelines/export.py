@@ -17,6 +17,7 @@ from jaxprm.hub.families.exported import own_section
 from jaxprm.hub.hf_config import read_hf_config
 from jaxprm.hub.hf_config_write import carried_fields, find_model_type
 from jaxprm.hub.load import is_own, load_prm, open_prm
+from jaxprm.hub.remote_code import MODULE
 from jaxprm.models.parameters import parameters
 from jaxprm.models.reward_model import RewardModel
 from jaxprm.progress import Progress
@@ -40,6 +41,7 @@ def run(output: str | os.PathLike, *, run: str | os.PathLike | None = None, mode
       family, reference, settings, base: as in `load_prm`.
       dtype: of the written weights.
       shard_bytes: largest size of a file of weights.
+      progress: is told what transformers needs to be told, too, to load the directory as it is meant.
 
     Raises:
       InputError: not exactly one of ``run`` and ``model``, a model that cannot be read, or one that cannot be written.
@@ -54,7 +56,20 @@ def run(output: str | os.PathLike, *, run: str | os.PathLike | None = None, mode
     else:
         written = _export_published(source, output, family, reference, settings, base, dtype, shard_bytes)
     progress.log(f"exported {source} to {written}")
+    for line in _how_to_load(written):
+        progress.log(line)
     return written
+
+
+def _how_to_load(directory: Path) -> list[str]:
+    """Where transformers would not load a written directory as it is meant."""
+    lines = []
+    if (directory / f"{MODULE}.py").is_file():
+        lines.append(f"its head is no class of transformers: load it with trust_remote_code=True ({MODULE}.py)")
+    if read_hf_config(directory).model_type == "qwen2" and not load_hf_tokenizer(directory).is_qwen2:
+        lines.append("warning: AutoTokenizer of transformers 5 splits text as Qwen2 does for every model of type qwen2; this "
+                     "tokenizer is another, so load it with PreTrainedTokenizerFast.from_pretrained, or its ids are wrong")
+    return lines
 
 
 def _export_own(source: Path, output: str | os.PathLike, dtype: str, shard_bytes: int) -> Path:

@@ -21,7 +21,7 @@ from tokenizers import processors
 
 from jaxprm.errors import InputError
 from jaxprm.steps.chat import ChatTemplate, chat_template_sources
-from jaxprm.steps.tokenizer_files import bpe_from_sentencepiece, qwen2_from_files
+from jaxprm.steps.tokenizer_files import bpe_from_sentencepiece, is_qwen2, qwen2_from_files
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # The class that transformers v4 takes where tokenizer_config.json names none, by the model_type of config.json.
@@ -100,6 +100,11 @@ class HFTokenizer:
         return self.bos_id is not None and _surroundings(self._tokenizer)[0][:1] == [self.bos_id]
 
     @property
+    def is_qwen2(self) -> bool:
+        """Whether it splits text as Qwen2's tokenizer does, which transformers 5 does for every model of type qwen2."""
+        return is_qwen2(json.loads(self._text))
+
+    @property
     def chat(self) -> ChatTemplate | None:
         return self.chat_templates.get("default")
 
@@ -120,7 +125,8 @@ class HFTokenizer:
 
         The class is the plain one, which takes ``tokenizer.json`` as it is; begin and end tokens are in its post-processor.
         One exception: transformers 5 splits text as Qwen2 does wherever config.json says ``"model_type": "qwen2"``, so a
-        tokenizer of another kind beside such a model must be loaded there by ``PreTrainedTokenizerFast.from_pretrained``.
+        tokenizer of another kind beside such a model (`is_qwen2`) must be loaded there by
+        ``PreTrainedTokenizerFast.from_pretrained``.
         """
         # A null is written where there is no such token: some classes of transformers 5 fill in their own for an absent key.
         absent = {name: None for name in ("bos_token", "eos_token", "unk_token", "pad_token")}

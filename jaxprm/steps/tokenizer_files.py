@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -36,6 +37,10 @@ def qwen2_from_files(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
         model = models.BPE(entries, pairs, continuing_subword_prefix="", end_of_word_suffix="")
     except Exception as error:  # json, decoding, and bare exceptions from the library
         raise InputError(f"is not a byte-level vocabulary with its merges ({error})", file=vocabulary) from error
+    return _qwen2(model)
+
+
+def _qwen2(model: models.BPE) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -44,6 +49,25 @@ def qwen2_from_files(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+def is_qwen2(written: Mapping[str, Any]) -> bool:
+    """Whether the content of a ``tokenizer.json`` prepares, splits and merges text as Qwen2 does, whatever its vocabulary."""
+    reference = json.loads(_qwen2(models.BPE()).to_str())
+    same = all(_without_offsets(written.get(part)) == _without_offsets(reference[part])
+               for part in ("normalizer", "pre_tokenizer"))
+    model = written["model"]
+    others = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+    return same and model.get("type", "BPE") == "BPE" and not any(model.get(name) for name in others)
+
+
+def _without_offsets(part: Any) -> Any:
+    """Without the setting that only moves the character offsets of a token, not its id."""
+    if isinstance(part, list):
+        return [_without_offsets(item) for item in part]
+    if isinstance(part, Mapping):
+        return {name: _without_offsets(value) for name, value in part.items() if name != "trim_offsets"}
+    return part
 
 
 def bpe_from_sentencepiece(file: Path, legacy: bool = True) -> tokenizers.Tokenizer:

@@ -3,13 +3,17 @@
 These tests run PyTorch, transformers and jaxprm in one process (`make parity`); without the first two they are skipped.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 import warnings
 
 import pytest
 
-os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before transformers is imported. It copies the code that an export carries before running it: to a folder of this session.
+os.environ |= {"TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": tempfile.mkdtemp()}
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 ROPE = {
     "linear": {"rope_type": "linear", "factor": 4.0},

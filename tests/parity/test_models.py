@@ -108,7 +108,8 @@ def test_token_classification(name, build, tmp_path):
 def reopened(transformers, task: str, directory):
     """The directory as transformers loads it; every tensor must find its place."""
     loader = getattr(transformers, f"AutoModelFor{task}")
-    model, info = loader.from_pretrained(directory, attn_implementation="eager", output_loading_info=True)
+    model, info = loader.from_pretrained(directory, attn_implementation="eager", output_loading_info=True,
+                                         trust_remote_code=(directory / "modeling_jaxprm.py").is_file())
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     return model.eval()
 
@@ -127,31 +128,38 @@ def test_exported_language_models(name, build, transformers, tmp_path):
     assert read_hf_config(tmp_path / "ours").transformer == config.transformer
 
 
-@pytest.mark.parametrize("name, kind", [("llama", "scalar"), ("qwen2", "validity"),
-                                        *((name, "binary") for name in CLASSIFIERS)])
-def test_exported_classifiers(name, kind, build, transformers, tmp_path):
-    """A head of our own on a backbone of theirs; a single output w becomes the rows [0; w]."""
+HEADS = [("llama", HeadConfig("scalar")), ("qwen2", HeadConfig("validity")),
+         *((name, HeadConfig("binary")) for name in CLASSIFIERS),
+         *((name, HeadConfig("mlp", hidden=24)) for name in ("qwen2", "qwen3", "gemma2")),
+         *((name, HeadConfig("ensemble", hidden=12, members=3)) for name in ("qwen2", "mistral", "llama-llama3"))]
+
+
+@pytest.mark.parametrize("name, head", HEADS, ids=[f"{name}-{head.kind}" for name, head in HEADS])
+def test_exported_classifiers(name, head, build, transformers, tmp_path):
+    """A head of our own on a backbone of theirs; a single output w becomes the rows [0; w], others come with their code."""
     build(name).save_pretrained(tmp_path / "theirs")
     config, language_model = load(tmp_path / "theirs")
-    head = HeadConfig(kind)
     values = {key: value for key, value in parameters(language_model).items() if key.startswith("backbone.")}
     rng = np.random.default_rng(0)
-    for key, shape in (("head.kernel", (config.transformer.width, head.outputs)), ("head.bias", (head.outputs,))):
-        values[key] = jnp.asarray(rng.normal(size=shape) * 0.2, jnp.float32)
     empty = jax.eval_shape(lambda: RewardModel(config.transformer, head, rngs=nnx.Rngs(0)))
+    for key, value in parameters(empty).items():
+        if key.startswith("head."):
+            values[key] = jnp.asarray(rng.normal(size=value.shape) * (0.2 if head.kind not in ("mlp", "ensemble") else 0.4),
+                                      jnp.float32)
     ours = with_parameters(empty, values)
     export_directory(tmp_path / "ours", config.transformer, config.model_type, parameters(ours), head, tokenizer_files={})
     again = reopened(transformers, "TokenClassification", tmp_path / "ours")
     ids, mask, positions = batch(rows(name), "left")
     kept = mask.astype(bool)
     expected, found = torch_logits(again, ids, mask, positions)[kept], np.asarray(our_logits(ours, ids, mask, positions))[kept]
-    if kind == "scalar":
+    if head.kind == "scalar":
         expected = expected[:, 1:] - expected[:, :1]
     assert expected.std() > 0.3
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
-    probability = np.exp(expected - np.logaddexp.reduce(expected, -1, keepdims=True)) if kind != "scalar" else None
-    score = {"binary": lambda: probability[:, 1], "validity": lambda: probability[:, 1:].sum(-1),
-             "scalar": lambda: 1 / (1 + np.exp(-expected[:, 0]))}[kind]()
+    shares = np.exp(expected - np.logaddexp.reduce(expected, -1, keepdims=True))
+    single = 1 / (1 + np.exp(-expected))
+    score = {"binary": lambda: shares[:, 1], "mlp": lambda: shares[:, 1], "validity": lambda: shares[:, 1:].sum(-1),
+             "scalar": lambda: single[:, 0], "ensemble": lambda: single.mean(-1)}[head.kind]()
     np.testing.assert_allclose(ours.head.score(jnp.asarray(found)), score, rtol=0, atol=5e-5)
 
 

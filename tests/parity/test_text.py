@@ -67,6 +67,19 @@ def test_exported_tokenizers_mean_the_same(name, transformers, shared, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_qwen2_model_takes_qwen2_tokenizers_only(name, transformers, version, shared, tmp_path):
+    """`HFTokenizer.is_qwen2`, on which a warning of the export rests, says whether version 5 gives our ids there."""
+    ours = load_hf_tokenizer(shared / "fixtures" / "hf" / "tokenizers" / name)
+    ours.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    assert ours.is_qwen2 == load_hf_tokenizer(tmp_path).is_qwen2 == name.startswith("qwen")
+    loaders = {"auto": transformers.AutoTokenizer, "plain": transformers.PreTrainedTokenizerFast}
+    same = {how: all(loader.from_pretrained(tmp_path).encode(text) == ours.encode(text, special=True) for text in texts(8))
+            for how, loader in loaders.items()}
+    assert same == {"auto": version < 5 or ours.is_qwen2, "plain": True}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_published_tokenizers_are_read_as_version_4_does(name, transformers, version, shared):
     if version != 4:
         pytest.skip("transformers 5 differs from 4 on purpose")

@@ -54,6 +54,46 @@ def tiny_config(files, **fields) -> TrainPRM:
     return TrainPRM(**(values | fields))
 
 
+def tiny_gin(file, steps: int) -> str:
+    """A config file for `tiny_config`, with a line of metrics for every step."""
+    return f"""
+from __gin__ import dynamic_registration
+from jaxprm.data import solutions
+from jaxprm.models import config as models
+from jaxprm.pipelines import train_prm
+from jaxprm.steps import format as steps
+from jaxprm.training import loop
+from jaxprm.training import optimizer
+
+train_prm.TrainPRM:
+    data = @solutions.SolutionFiles()
+    model = @models.TransformerConfig()
+    step_format = @steps.StepFormat()
+    training = @loop.TrainConfig()
+    row_tokens = 64
+    row_steps = 16
+    batch_rows = 8
+    held_out = 0.3
+solutions.SolutionFiles.files = ("{file}",)
+steps.StepFormat.separator = "<step>"
+models.TransformerConfig:
+    vocab_size = 320
+    width = 16
+    layers = 1
+    heads = 2
+    kv_heads = 1
+    head_dim = 8
+    mlp_dim = 32
+    context = 64
+loop.TrainConfig:
+    steps = {steps}
+    log_every = 1
+    checkpoint_every = 40
+    optimizer = @optimizer.OptimizerConfig()
+optimizer.OptimizerConfig.learning_rate = 1e-3
+"""
+
+
 def train(config, path, progress=None) -> RunDirectory:
     directory = RunDirectory(path, config)
     run(config, directory, progress or SilentProgress())
@@ -71,7 +111,7 @@ def call(*arguments) -> int:
 def toy() -> types.SimpleNamespace:
     """The functions of this file, for test modules, which cannot import it."""
     return types.SimpleNamespace(PROBLEMS=PROBLEMS, rows=candidate_rows, write=write_rows, config=tiny_config,
-                                 train=train, call=call)
+                                 gin=tiny_gin, train=train, call=call)
 
 
 @pytest.fixture(scope="session")

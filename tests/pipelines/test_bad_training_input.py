@@ -4,43 +4,12 @@ import json
 
 import pytest
 
-GIN = """
-from __gin__ import dynamic_registration
-from jaxprm.data import solutions
-from jaxprm.models import config as models
-from jaxprm.pipelines import train_prm
-from jaxprm.steps import format as steps
-from jaxprm.training import loop
-
-train_prm.TrainPRM:
-    data = @solutions.SolutionFiles()
-    model = @models.TransformerConfig()
-    step_format = @steps.StepFormat()
-    training = @loop.TrainConfig()
-    row_tokens = 64
-    row_steps = 16
-    batch_rows = 4
-    held_out = 0.3
-solutions.SolutionFiles.files = ("{file}",)
-steps.StepFormat.separator = "<step>"
-models.TransformerConfig:
-    vocab_size = 320
-    width = 16
-    layers = 1
-    heads = 2
-    kv_heads = 1
-    head_dim = 8
-    mlp_dim = 32
-    context = 64
-loop.TrainConfig.steps = 2
-"""
-
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(toy, tmp_path, monkeypatch):
     """A working directory with the config ``tiny.gin`` over ``data.jsonl``."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.gin").write_text(GIN.format(file="data.jsonl"))
+    (tmp_path / "tiny.gin").write_text(toy.gin("data.jsonl", steps=2))
     return tmp_path
 
 

@@ -4,15 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxprm.errors import InputError
-from jaxprm.hub import load_reward_model
+from jaxprm.hub import load_reward_model, save_model
 from jaxprm.hub.families import Settings
 from jaxprm.hub.load import load_prm
-from jaxprm.models import parameters
+from jaxprm.models import HeadConfig, RewardModel, TransformerConfig, parameters
 from jaxprm.pipelines import export
 from jaxprm.progress import SilentProgress
 from jaxprm.scoring.implicit import ImplicitModel
+from jaxprm.steps import StepEncoder, StepFormat, train_sentencepiece
 
 PROBLEM, STEPS = "Tom has 3 boxes.\nHow many?", ["He has 3 * 4 = 12.", "So √144 = 12, too.", "The answer is 12."]
 
@@ -97,6 +99,26 @@ def test_our_own_model_comes_back(toy, trained, tmp_path):
         assert toy.call("score", "--model", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / name) == 0
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
     assert toy.call("inspect", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("bias, head, lines", [
+    (False, HeadConfig("binary"), []),
+    (True, HeadConfig("binary"), ["warning: AutoTokenizer of transformers 5"]),
+    (True, HeadConfig("mlp", hidden=4), ["its head is no class of transformers", "warning: AutoTokenizer of transformers 5"])])
+def test_what_transformers_needs_to_be_told_is_said(toy, tmp_path, capfd, bias, head, lines):
+    """A decoder with biases is a qwen2 model; a sentencepiece tokenizer is not Qwen2's."""
+    tokenizer = train_sentencepiece(["Add 3 and 4 .", "so we have 7"], 300, symbols=["\n"])
+    config = TransformerConfig(300, width=8, layers=1, heads=2, kv_heads=1, head_dim=4, mlp_dim=8, attention_bias=bias)
+    model = RewardModel(config, head, rngs=nnx.Rngs(0))
+    save_model(tmp_path / "own", model, StepEncoder(StepFormat(), tokenizer), {})
+    assert toy.call("export", "--run", tmp_path / "own", "--output", tmp_path / "out") == 0
+    said = capfd.readouterr().err.splitlines()
+    assert said[0].startswith("exported") and len(said) == 1 + len(lines)
+    assert all(line.startswith(start) for line, start in zip(said[1:], lines))
+    assert (tmp_path / "out" / "modeling_jaxprm.py").is_file() == (head.kind == "mlp")
+    if head.kind == "mlp":
+        compile((tmp_path / "out" / "modeling_jaxprm.py").read_text(), "modeling_jaxprm.py", "exec")
+    same_parameters(model, load_prm(tmp_path / "out").model)
 
 
 def test_what_cannot_be_exported(toy, trained, tmp_path, capfd):

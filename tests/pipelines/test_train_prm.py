@@ -102,47 +102,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(toy, labelled, trained, tmp_path
     assert_same_run(trained, tmp_path / "run")
 
 
-GIN = """
-from __gin__ import dynamic_registration
-from jaxprm.data import solutions
-from jaxprm.models import config as models
-from jaxprm.pipelines import train_prm
-from jaxprm.steps import format as steps
-from jaxprm.training import loop
-from jaxprm.training import optimizer
-
-train_prm.TrainPRM:
-    data = @solutions.SolutionFiles()
-    model = @models.TransformerConfig()
-    step_format = @steps.StepFormat()
-    training = @loop.TrainConfig()
-    row_tokens = 64
-    row_steps = 16
-    batch_rows = 8
-    held_out = 0.3
-solutions.SolutionFiles.files = ("{file}",)
-steps.StepFormat.separator = "<step>"
-models.TransformerConfig:
-    vocab_size = 320
-    width = 16
-    layers = 1
-    heads = 2
-    kv_heads = 1
-    head_dim = 8
-    mlp_dim = 32
-    context = 64
-loop.TrainConfig:
-    steps = {steps}
-    log_every = 1
-    checkpoint_every = 40
-    optimizer = @optimizer.OptimizerConfig()
-optimizer.OptimizerConfig.learning_rate = 1e-3
-"""
-
-
-def test_a_killed_process_goes_on_bit_for_bit(labelled, tmp_path):
+def test_a_killed_process_goes_on_bit_for_bit(toy, labelled, tmp_path):
     config = tmp_path / "tiny.gin"
-    config.write_text(GIN.format(file=labelled, steps=240))
+    config.write_text(toy.gin(labelled, steps=240))
     environment = os.environ | {"JAXPRM_CACHE": str(tmp_path / "cache"), "JAX_NUM_CPU_DEVICES": "1"}
 
     def command(run, *more):

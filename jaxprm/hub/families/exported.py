@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprm.errors import InputError
-from jaxprm.hub.families.heads import HeadRule, linear_head
+from jaxprm.hub.families.heads import ENSEMBLE, MLP, HeadRule, linear_head
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import Tokenizer
 
@@ -43,7 +43,7 @@ def own_model(section: Mapping[str, Any], tokenizer: Tokenizer, file: Path) -> O
     try:
         step_format = StepFormat(**section["step_format"])
         kind = section["head"]["kind"]
-        head = HeadRule(kind, "score", linear_head(kind, "score"))
+        head = {"mlp": MLP, "ensemble": ENSEMBLE}.get(kind) or HeadRule(kind, "score", linear_head(kind, "score"))
     except InputError as error:
         raise error.located(file=file, field=f"jaxprm.step_format.{error.field}") from None
     except (KeyError, TypeError) as error:
