@@ -83,7 +83,7 @@ class RunDirectory:
       text: the config as the text of a gin file, kept as ``config.gin``.
 
     Attributes:
-      path, config_sha256; resumed: whether an earlier call began this run.
+      path, config_sha256; config: as plain JSON values; resumed: whether an earlier call began this run.
       text: the config as it can be run again (``config.gin``), or else as JSON.
       metrics, checkpoints, results, report: where these are written.
 
@@ -92,10 +92,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike, config: Any, text: str | None = None):
-        self.path, self.config_sha256 = Path(path), config_sha256(config)
-        self.text = json.dumps(config_to_json(config), indent=2) if text is None else text
-        self.metrics, self.checkpoints = self.path / "metrics.jsonl", self.path / "checkpoints"
-        self.results, self.report = self.path / "results.json", self.path / "report.html"
+        self._open(Path(path), config_to_json(config), config_sha256(config), text)
         if self.path.exists() and not self.path.is_dir():
             raise InputError("is not a directory", file=self.path, hint="choose another one with --run")
         known = self.path / "config.json"
@@ -118,6 +115,30 @@ class RunDirectory:
         self._write_status({"state": "running", "stages": {}})
         # Last: with it, the directory is a run.
         _write_json(known, {"sha256": self.config_sha256, "config": config_to_json(config)})
+
+    @classmethod
+    def existing(cls, path: str | os.PathLike) -> RunDirectory:
+        """The directory of an earlier run, whatever its config is.
+
+        Raises:
+          InputError: there is no run.
+        """
+        known = Path(path) / "config.json"
+        if not known.is_file():
+            raise InputError("is not a run directory (it has no config.json)", file=path, hint="give the directory of --run")
+        found = _read_json(known)
+        if not isinstance(found, dict) or not isinstance(found.get("config"), dict) or "class" not in found["config"]:
+            raise InputError("does not hold a config", file=known, hint="give the directory of --run")
+        directory = cls.__new__(cls)
+        directory._open(Path(path), found["config"], str(found.get("sha256")), None)
+        directory.resumed = True
+        return directory
+
+    def _open(self, path: Path, config: Any, sha256: str, text: str | None) -> None:
+        self.path, self.config, self.config_sha256 = path, config, sha256
+        self.text = json.dumps(config, indent=2, ensure_ascii=False) if text is None else text
+        self.metrics, self.checkpoints = path / "metrics.jsonl", path / "checkpoints"
+        self.results, self.report = path / "results.json", path / "report.html"
 
     @property
     def state(self) -> str:

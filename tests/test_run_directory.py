@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jaxprm.errors import InputError
-from jaxprm.run_directory import RunDirectory, config_sha256, config_to_json
+from jaxprm.run_directory import RunDirectory, config_from_json, config_sha256, config_to_json
+from jaxprm.training import OptimizerConfig, TrainConfig
 
 
 class Color(enum.Enum):
@@ -41,6 +42,24 @@ def test_canonical_json_and_hash():
     assert config_sha256(Config(part=Part(1))) == config_sha256(Config()) != config_sha256(Config(seed=1))
     with pytest.raises(InputError, match="a config may hold"):
         config_to_json(Config(weights={"a": object()}))
+
+
+def test_configs_come_back_from_json():
+    config = TrainConfig(steps=3, optimizer=OptimizerConfig(learning_rate=2.0, rule="lion"), writers=("wandb",))
+    again = config_from_json(json.loads(json.dumps(config_to_json(config))))
+    assert again == config and config_sha256(again) == config_sha256(config)
+    assert config_from_json({"files": ["a"], "weights": {"a": 0.5}}) == {"files": ("a",), "weights": {"a": 0.5}}
+    for value in ({"class": "os.system"}, {"class": "jaxprm.errors.InputError"}, {"class": "jaxprm.none.Config"},
+                  {"class": "jaxprm.training.config.TrainConfig", "stepps": 3}):
+        with pytest.raises(InputError, match=f"field 'class' = '{value['class']}': cannot be read by this version"):
+            config_from_json(value)
+
+
+def test_an_existing_run_opens_without_its_config(tmp_path):
+    RunDirectory(tmp_path, Config()).finish("train", seconds=1.5)
+    run = RunDirectory.existing(tmp_path)
+    assert run.stages == {"train": {"seconds": 1.5}} and run.config_sha256 == config_sha256(Config()) and run.resumed
+    assert run.config == config_to_json(Config()) == json.loads(run.text)
 
 
 def test_begins_resumes_finishes(tmp_path):

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxprm.errors import InputError
 from jaxprm.evaluation.steps import FirstErrorRow, KindRow, PositionRow, StepEvaluation
 from jaxprm.metrics import Calibration, Interval
 from jaxprm.pipelines.train_data import in_words
@@ -38,29 +37,22 @@ def run(path: str | os.PathLike) -> Path:
     Raises:
       InputError: this is no run directory, or its config is not one of this version.
     """
-    path = Path(path)
-    known = path / "config.json"
-    if not known.is_file():
-        raise InputError("is not a run directory (it has no config.json)", file=path, hint="give the directory of --run")
-    try:
-        config = json.loads(known.read_text(encoding="utf-8"))["config"]
-        kind = config["class"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot be read ({error!r})", file=known, hint="give the directory of --run") from None
-    try:
-        directory = RunDirectory(path, config_from_json(config))
-    except InputError as error:
-        raise error.located(file=known) from None
-    if kind == "jaxprm.pipelines.quickstart.Quickstart" and directory.state == "finished":
+    directory = RunDirectory.existing(path)
+    if directory.config["class"] == "jaxprm.pipelines.quickstart.Quickstart" and directory.state == "finished":
         from jaxprm.pipelines import quickstart_report  # which imports all of the loop
 
         seconds = {name: facts["seconds"] for name, facts in directory.stages.items() if name != "report"}
-        quickstart_report.write(config_from_json(config), directory, seconds)
-        return directory.report
-    page = _page(directory, config)
+        quickstart_report.write(config_from_json(directory.config), directory, seconds)
+    else:
+        write(directory)
+    return directory.report
+
+
+def write(directory: RunDirectory) -> None:
+    """Writes the report of a training run, or of a part of a longer one."""
+    page = _page(directory)
     with atomic_write(directory.report) as out:
         out.write(page)
-    return directory.report
 
 
 def write_examples(path: Path, examples: Sequence[ScoredSolution]) -> None:
@@ -69,7 +61,7 @@ def write_examples(path: Path, examples: Sequence[ScoredSolution]) -> None:
         json.dump([dataclasses.asdict(example) for example in examples], out, ensure_ascii=False)
 
 
-def _page(directory: RunDirectory, config: dict[str, Any]) -> str:
+def _page(directory: RunDirectory) -> str:
     """The page of a training run; a run with several stages shows the curves of each."""
     path = directory.path
     results = json.loads(directory.results.read_text(encoding="utf-8")) if directory.results.is_file() else {}
@@ -82,13 +74,13 @@ def _page(directory: RunDirectory, config: dict[str, Any]) -> str:
     introduction = "" if results else (f"This run has not ended; its last logged step is {lines[-1]['step']:,}."
                                        if lines else "This run has not ended.")
     return render_training_report(
-        f"Training of {path.name}", _settings(directory, config, results), None if held_out is None else evaluation(held_out),
+        f"Training of {path.name}", _settings(directory, results), None if held_out is None else evaluation(held_out),
         lines, measured_on=HELD_OUT, examples=[ScoredSolution(**row) for row in examples], introduction=introduction,
         panels=panels)
 
 
-def _settings(directory: RunDirectory, config: dict[str, Any], results: dict[str, Any]) -> dict[str, str]:
-    stages = directory.stages
+def _settings(directory: RunDirectory, results: dict[str, Any]) -> dict[str, str]:
+    config, stages = directory.config, directory.stages
     settings: dict[str, str] = {}
     if config["class"] == "jaxprm.pipelines.train_prm.TrainPRM":
         data, counts, model = config["data"], stages.get("data"), config["model"]

@@ -329,7 +329,7 @@ def _finish(directory: RunDirectory, config: TrainPRM, info: dict[str, Any], eva
             shown.setdefault(item.solution.problem.prompt, row)
     examples = [scored_solution(held_out.items[row], scores[row].tolist()) for row in list(shown.values())[:8]]
     report.write_examples(directory.path, examples)
-    report.run(directory.path)
+    report.write(directory)
     directory.finish_run()
     if evaluation is not None:
         auroc = evaluation.auroc

@@ -101,10 +101,10 @@ def make_train_step(model: nnx.Module, loss_function: LossFunction, optimizer: o
 
         def body(total, rows):
             gradient, loss = gradient_of(trained, frozen, rows, lambda loss: loss.total)
-            return jax.tree.map(jnp.add, total, gradient), loss
+            return jax.tree.map(jnp.add, total, gradient), (loss.total, loss.weight, loss.metrics)
 
-        total, losses = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, trained), micro_batches(batch, accumulate))
-        loss = jax.tree.map(lambda values: values.sum(axis=0), losses)
+        total, sums = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, trained), micro_batches(batch, accumulate))
+        loss = Loss(*jax.tree.map(lambda values: values.sum(axis=0), sums))
         return jax.tree.map(lambda value: ratio(value, loss.weight.astype(value.dtype)), total), loss
 
     def step(state: TrainState, batch, frozen):

@@ -119,8 +119,9 @@ def unsharded(batch):
     return {kind: trained(kind, None, batch) for kind in ("step", "tokens")}
 
 
-@pytest.mark.parametrize("kind, mesh", [("step", (2, 2, 2)), ("step", (1, 1, 8)), ("tokens", (2, 4, 1)), ("tokens", (1, 2, 4))],
-                         ids=str)
+@pytest.mark.parametrize("kind, mesh", [
+    ("step", (2, 2, 2)), ("step", (1, 1, 8)), ("step", (1, 8, 1)), ("step", (8, 1, 1)), ("step", (4, 1, 2)),
+    ("tokens", (2, 4, 1)), ("tokens", (4, 2, 1)), ("tokens", (1, 2, 4))], ids=str)
 def test_loss_gradient_and_train_step(kind, mesh, batch, unsharded):
     metrics, values, moments = trained(kind, make_mesh(*mesh), batch)
     expected_metrics, expected, expected_moments = unsharded[kind]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -9,7 +10,7 @@ from jaxprm.cli.config import resolve
 from jaxprm.errors import InputError
 from jaxprm.evaluation.results import validate_results
 from jaxprm.models import TransformerConfig
-from jaxprm.pipelines import quickstart
+from jaxprm.pipelines import quickstart, report
 from jaxprm.pipelines.quickstart import PARTS, Quickstart
 from jaxprm.progress import SilentProgress
 from jaxprm.records import read_json_lines, read_solutions
@@ -61,6 +62,19 @@ def test_results_and_report(finished):
     page = finished.report.read_text()
     assert "PRM best" in page and "http://" not in page.replace("http://www.w3.org", "")
     assert finished.state == "finished"
+
+
+def test_the_report_is_built_again_from_the_files(finished, tmp_path):
+    copy = tmp_path / finished.path.name
+    shutil.copytree(finished.path, copy)
+    (copy / "report.html").unlink()
+    report.run(copy)
+    assert (copy / "report.html").read_text() == finished.report.read_text()
+    assert (copy / "results.json").read_bytes() == finished.results.read_bytes()
+    status = json.loads((copy / "status.json").read_text())
+    (copy / "status.json").write_text(json.dumps(status | {"state": "running"}))
+    page = report.run(copy).read_text()  # as far as it has come: the curves of every stage
+    assert 'alt="train_policy: loss"' in page and "policy" in page
 
 
 def test_the_stages_have_disjoint_problems(finished):

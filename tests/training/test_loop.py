@@ -1,42 +1,28 @@
 """The loop: kill and resume bit for bit, refusals in one line, one compilation."""
 
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from jaxprm.data.examples import step_example
-from jaxprm.data.pipeline import StepDataset
 from jaxprm.errors import Diverged, InputError
 from jaxprm.models import parameters
-from jaxprm.objectives import Loss, binary_cross_entropy
-from jaxprm.testing import KilledAt, random_solutions
+from jaxprm.objectives import Loss
+from jaxprm.testing import KilledAt
 from jaxprm.training import OptimizerConfig, TrainConfig, fit, read_metrics, without_timing
 
 RUN = {"config": "abc"}
 CONFIG = TrainConfig(steps=12, optimizer=OptimizerConfig(learning_rate=0.1), log_every=3, checkpoint_every=4)
 
 
-class TokenScores(nnx.Module):
-    """One logit per token, and a norm-like parameter: the smallest model with something to learn."""
-
-    def __init__(self):
-        self.table = nnx.Param(jnp.zeros((20, 1)))
-        self.bias = nnx.Param(jnp.zeros((1,)))
-
-
-def loss_of(model, batch):
-    tokens = jnp.take_along_axis(batch["tokens"], batch["step_ends"], axis=1)
-    outputs = model.table[...][tokens] + model.bias[...]
-    return binary_cross_entropy(outputs, batch["labels"], batch["label_mask"] & batch["step_mask"])
-
-
-def dataset(epochs=None):
-    examples = [step_example(s.ids, [end - 1 for end in s.step_ends], s.labels) for s in random_solutions(0, 40)]
-    return StepDataset(examples, row_tokens=40, row_steps=8, batch_rows=4, seed=1, epochs=epochs)
+SPEC = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
+tiny_run = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tiny_run)
+TokenScores, loss_of, dataset = tiny_run.TokenScores, tiny_run.loss_of, tiny_run.dataset
 
 
 def run(directory, progress=None, config=CONFIG, identity=RUN, loss=loss_of, data=None):
