@@ -257,8 +257,8 @@ def _with_recipe(config: TrainPRM, data: TrainingData, split: ReadSplit, encoder
     parts = []
     for index, part in enumerate(data.parts):
         items = [read.item for read in split.train if read.source == index]
-        fits = [config.overlong == "truncate" or len(example["tokens"]) <= config.row_tokens
-                and len(example["step_ends"]) <= config.row_steps for example in part.examples]
+        fits = np.array([config.overlong == "truncate" or len(example["tokens"]) <= config.row_tokens
+                         and len(example["step_ends"]) <= config.row_steps for example in part.examples], bool)
         examples = _recipe(config, kept(part.examples, fits), kept(items, fits), encoder, model,
                            directory.path / "reference" / part.name, config.recipe, progress)
         parts.append(dataclasses.replace(part, examples=examples))

@@ -85,5 +85,5 @@ def test_directories_that_hold_something_else(toy, place, capfd, monkeypatch):
     monkeypatch.setattr("jaxprm.training.checkpoints.FORMAT", "jaxprm-train-9")
     assert toy.call("train", "tiny.gin", "--run", "other") == 2
     error = capfd.readouterr().err.splitlines()[-1]
-    assert "was written by {" in error and "'format': 'jaxprm-train-1'" in error
+    assert "was written by {" in error and "'format': 'jaxprm-train-2'" in error
     assert "start the run in another directory" in error
