@@ -32,7 +32,7 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.sharding import make_mesh
-from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES, accepts_outputs
 from jaxprm.pipelines.step_data import Encoded, encode_files, files_sha256, kept, prefix_weights, which_fit
 from jaxprm.progress import Progress, duration
 from jaxprm.records import LabeledSolution, atomic_write
@@ -100,7 +100,7 @@ class TrainPRM:
                              value=self.data.neutral, hint="a model reads ratings in one way: bind both to the same")
         if self.objective not in STEP_OBJECTIVES:
             raise InputError(f"must be one of {', '.join(STEP_OBJECTIVES)}", field="objective", value=self.objective)
-        if self.head.outputs != OUTPUTS[self.objective]:
+        if not accepts_outputs(self.objective, self.head.outputs):
             raise InputError(f"{self.objective} reads {OUTPUTS[self.objective]} output(s) per step, this head has "
                              f"{self.head.outputs}", field="head.kind", value=self.head.kind)
         known = {name for name, parameter in inspect.signature(STEP_OBJECTIVES[self.objective]).parameters.items()
