@@ -34,7 +34,7 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.transformer import LanguageModel
-from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES, accepts_outputs
 from jaxprm.pipelines import quickstart_report
 from jaxprm.progress import Progress
 from jaxprm.records import (LabeledSolution, Problem, Solution, atomic_write, dump_row, read_solutions, to_row,
@@ -152,7 +152,7 @@ class Quickstart:
             raise InputError("must be test or development", field="test_part", value=self.test_part)
         if self.objective not in STEP_OBJECTIVES:
             raise InputError(f"must be one of {', '.join(STEP_OBJECTIVES)}", field="objective", value=self.objective)
-        if OUTPUTS[self.objective] != self.head.outputs:
+        if not accepts_outputs(self.objective, self.head.outputs):
             raise InputError(f"needs a head with {OUTPUTS[self.objective]} outputs, {self.head.kind} has "
                              f"{self.head.outputs}", field="objective", value=self.objective)
 
