@@ -180,5 +180,5 @@ def test_shipped_configs_of_the_embedded_task():
     assert len(names) >= 3
     for name in names:
         config = resolve(name).config
-        assert config.initial_model == "runs/objectives/policy" and config.training.steps == 600, name
-        assert config.row_tokens == 288 and config.batch_rows == 8, f"{name}: equal batches"
+        assert config.initial_model == "runs/objectives/policy" and config.training.steps == 400, name
+        assert config.row_tokens == 144 and config.batch_rows == 8, f"{name}: equal batches"
