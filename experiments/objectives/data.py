@@ -4,8 +4,8 @@
     OUT/exact.jsonl            its solutions and those of careless authors, labelled by the task's verifier
     OUT/monte_carlo.jsonl      the same solutions, each step labelled with the share of the policy's rollouts that end well
     OUT/entropic.jsonl         these shares r as (1 / eta) log E exp(eta outcome), the soft labels of ER-PRM
-    OUT/development.jsonl      candidates for problems on which settings may be chosen
-    OUT/test.jsonl             candidates for the problems of the reported numbers
+    OUT/development.jsonl      candidates of the policy and of careless authors for problems on which settings may be chosen
+    OUT/test.jsonl             as many for the problems of the reported numbers
 
 Each file is written once; what is there already is kept.
 """
@@ -41,7 +41,7 @@ PARTS = {"policy": Part("policy", 0.0, 0.5), "train": Part("train", 0.5, 0.7), "
 MODEL = TransformerConfig(vocab_size=128, width=64, layers=3, heads=4, kv_heads=4, head_dim=16, mlp_dim=192, context=288)
 POLICY = TrainConfig(steps=1500, log_every=100, checkpoint_every=500, optimizer=OptimizerConfig(learning_rate=3e-3))
 CORPUS, PROBLEMS, SAMPLES, CARELESS, CARELESSNESS = 20_000, 700, 6, 4, 0.1
-CANDIDATES, TEST_PROBLEMS, DEVELOPMENT_PROBLEMS = 8, 250, 120
+CANDIDATES, TEST_PROBLEMS, DEVELOPMENT_PROBLEMS = 8, 250, 100
 ROLLOUTS, ETA, LIMIT = 8, 2.0, 56
 
 
@@ -52,8 +52,9 @@ def prepare(out: Path, progress) -> None:
     loaded = load_language_model(out / "policy")
     policy = LocalPolicy(loaded.model, loaded.encoder, limit=LIMIT)
     if not (out / "exact.jsonl").exists():
-        items = [*_sampled(policy, "train", PROBLEMS, SAMPLES, progress), *_careless()]
-        write_solutions(out / "exact.jsonl", items)
+        problems = _problems("train", 2 * PROBLEMS)
+        sampled = _sampled(policy, "train", problems[:PROBLEMS], SAMPLES, progress)
+        write_solutions(out / "exact.jsonl", [*sampled, *_careless("train", problems[PROBLEMS:], 0)])
     if not (out / "monte_carlo.jsonl").exists():
         items = list(read_solutions(out / "exact.jsonl"))
         labeler = MonteCarloLabeler(policy, lambda problem, steps: TASK.judge(problem, steps).correct, ROLLOUTS)
@@ -67,9 +68,11 @@ def prepare(out: Path, progress) -> None:
         items = list(read_solutions(out / "monte_carlo.jsonl"))
         labels = [dataclasses.replace(item.labels, values=tuple(map(entropic, item.labels.values))) for item in items]
         write_solutions(out / "entropic.jsonl", [dataclasses.replace(item, labels=label) for item, label in zip(items, labels)])
-    for number, (part, count) in enumerate((("development", DEVELOPMENT_PROBLEMS), ("test", TEST_PROBLEMS))):
+    for number, (part, count) in enumerate((("development", DEVELOPMENT_PROBLEMS), ("test", TEST_PROBLEMS)), 1):
         if not (out / f"{part}.jsonl").exists():
-            write_solutions(out / f"{part}.jsonl", _sampled(policy, part, count, CANDIDATES, progress, number + 1))
+            problems = _problems(part, count)
+            items = [*_sampled(policy, part, problems, CANDIDATES, progress, number), *_careless(part, problems, number)]
+            write_solutions(out / f"{part}.jsonl", items)
 
 
 def entropic(share: float) -> float:
@@ -120,22 +123,22 @@ def _labelled(name: str, problem: Problem, steps: tuple[str, ...], finished: boo
     return LabeledSolution(name, Solution(problem, steps, answer, verdicts.correct and finished, generator), labels)
 
 
-def _sampled(policy: LocalPolicy, part: str, problems: int, samples: int, progress, key: int = 0) -> Sequence[LabeledSolution]:
-    chosen = _problems(part, problems)
-    with progress.stage(f"sample {part} solutions", problems, "problems") as stage:
-        found = policy.sample(jax.random.key(SEED + 10 + key), [problem.prompt for problem in chosen], samples,
+def _sampled(policy: LocalPolicy, part: str, problems: Sequence[Problem], samples: int, progress,
+             key: int = 0) -> list[LabeledSolution]:
+    with progress.stage(f"sample {part} solutions", len(problems), "problems") as stage:
+        found = policy.sample(jax.random.key(SEED + 10 + key), [problem.prompt for problem in problems], samples,
                               lambda count, tokens: stage.advance(count, tokens=tokens))
     return [_labelled(f"{part}/{number}/{place}", problem, sample.steps, sample.finished, "policy")
-            for number, (problem, group) in enumerate(zip(chosen, found)) for place, sample in enumerate(group)
+            for number, (problem, group) in enumerate(zip(problems, found)) for place, sample in enumerate(group)
             if sample.steps and all(step.strip() for step in sample.steps)]
 
 
-def _careless() -> list[LabeledSolution]:
+def _careless(part: str, problems: Sequence[Problem], key: int) -> list[LabeledSolution]:
     """Several authors per problem, who err in every way: the policy makes few kinds of error."""
     items = []
-    for number, problem in enumerate(_problems("train", 2 * PROBLEMS)[PROBLEMS:]):
+    for number, problem in enumerate(problems):
         for author in range(CARELESS):
-            key = number * CARELESS + author
-            solution = derive((SEED, 3, key), problem, careless(key % 64, CARELESSNESS)).solution
-            items.append(_labelled(f"careless/{key}", problem, solution.steps, True, f"careless author {key % 64}"))
+            place = number * CARELESS + author
+            solution = derive((SEED, 3 + key, place), problem, careless(place % 64, CARELESSNESS)).solution
+            items.append(_labelled(f"{part}/careless/{place}", problem, solution.steps, True, f"careless author {place % 64}"))
     return items

@@ -28,7 +28,9 @@ class Problems:
         self.of_item = np.unique(names, return_inverse=True)[1]
         self.count = int(self.of_item.max()) + 1
         self.correct = np.array([bool(item.solution.correct) for item in items])
-        self.answered = np.array([item.solution.answer is not None for item in items])
+        # Chosen are candidates of the policy; those of careless authors are there for the step metrics.
+        self.candidate = np.array([item.solution.generator == "policy" for item in items])
+        self.answered = np.array([item.solution.answer is not None for item in items]) & self.candidate
         self.answers = [item.solution.answer for item in items]
         self.first = np.array([item.labels.first_error for item in items])
         labels = [value for item in items for value in item.labels.values]
@@ -104,7 +106,7 @@ def chance(items: Sequence[LabeledSolution]) -> dict[str, float]:
     problems = Problems(items)
     majority, at_random, oracle = [], [], []
     for problem in range(problems.count):
-        members = np.flatnonzero(problems.of_item == problem)
+        members = np.flatnonzero((problems.of_item == problem) & problems.candidate)
         at_random.append(problems.correct[members].mean())
         oracle.append(problems.correct[members].any())
         answers = [problems.answers[member] for member in members if problems.answered[member]]

@@ -75,14 +75,12 @@ def _how_to_load(directory: Path) -> list[str]:
 def _export_own(source: Path, output: str | os.PathLike, dtype: str, shard_bytes: int) -> Path:
     language = read_config(source).get("kind") == "language_model"
     loaded: LoadedModel = (load_language_model if language else load_reward_model)(source)
-    if isinstance(loaded.model, ImplicitModel):
-        raise InputError("is a pair of language models, which no class of transformers holds", file=source,
-                         hint="keep the model directory of our own")
-    config, tokenizer = loaded.model.config, hf_tokenizer(loaded.encoder)
-    head = loaded.model.head.config if isinstance(loaded.model, RewardModel) else None
+    model = loaded.model.policy if isinstance(loaded.model, ImplicitModel) else loaded.model
+    config, tokenizer = model.config, hf_tokenizer(loaded.encoder)
+    head = model.head.config if isinstance(model, RewardModel) else None
     section = own_section(loaded.encoder, None if head is None else head.kind, loaded.info)
     # Of a policy that is its own reward model the reward model is written.
-    values = {name: value for name, value in parameters(loaded.model).items() if head is None or name != "unembedding"}
+    values = {name: value for name, value in parameters(model).items() if head is None or name != "unembedding"}
     return export_directory(output, config, find_model_type(config), values, head, dtype=dtype,
                             tokenizer_files=tokenizer.files(), jaxprm_section=section, extra=_token_ids(tokenizer),
                             shard_bytes=shard_bytes)

@@ -207,9 +207,16 @@ def probabilities(model: RewardModel | ImplicitModel, scores: Sequence[np.ndarra
     return list(scores)
 
 
+def changes_examples(objective: str, head: HeadConfig, recipe: Recipe) -> bool:
+    """Whether `recipe_examples` does anything; if not, plain examples of steps and labels are all that is read."""
+    plain = Recipe(label_marks=recipe.label_marks, keep_policy=recipe.keep_policy)
+    return is_implicit(objective) or head.direction != "forward" or recipe != plain
+
+
 def recipe_examples(examples: Sequence[Example], items: Sequence[LabeledSolution], encoder: StepEncoder, *, objective: str,
                     head: HeadConfig, recipe: Recipe, row_tokens: int, row_steps: int, seed: int,
-                    reference: LanguageModel | None, place: Path, progress: Progress) -> list[Example]:
+                    reference: LanguageModel | None, place: Path, progress: Progress,
+                    numbers: dict[Any, int] | None = None) -> list[Example]:
     """Examples with the columns, copies and bundles that the objective reads.
 
     Args:
@@ -221,7 +228,10 @@ def recipe_examples(examples: Sequence[Example], items: Sequence[LabeledSolution
       reference: the language model that an implicit objective is trained against.
       place: folder for the cache of its log-probabilities.
       progress: to report to.
+      numbers: of the groups so far, where several parts are read into one data set; it is added to.
     """
+    if not changes_examples(objective, head, recipe):
+        return list(examples)
     examples, items = [dict(example) for example in examples], list(items)
     for index, window in merged_windows(items, recipe.window_share, (seed, 7)) if recipe.window_share else ():
         example = step_example(*encoder.encode(window.solution.problem.prompt, window.solution.steps), window.labels)
@@ -254,7 +264,7 @@ def recipe_examples(examples: Sequence[Example], items: Sequence[LabeledSolution
     if recipe.siblings == "solution":
         return examples
     problems = [item.solution.problem.prompt for item in items]
-    numbers: dict[Any, int] = {}
+    numbers = {} if numbers is None else numbers
     for example, item in zip(examples, items):
         names = _prefixes(item) if recipe.siblings == "prefix" else [item.solution.problem.prompt] * len(item.solution.steps)
         example["groups"] = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32)

@@ -11,8 +11,9 @@ from jaxprm.cli.config import resolve, shipped_configs
 from jaxprm.data.pipeline import StepDataset
 from jaxprm.errors import InputError
 from jaxprm.hub import load_language_model, load_reward_model
-from jaxprm.models import HeadConfig, PolicyRewardModel, parameters
-from jaxprm.pipelines.prm_recipe import Recipe, recipe_examples
+from jaxprm.models import HeadConfig, PolicyRewardModel, RewardModel, parameters
+from jaxprm.objectives import STEP_OBJECTIVES
+from jaxprm.pipelines.prm_recipe import Recipe, is_implicit, loss_of, recipe_examples
 from jaxprm.data.examples import step_example
 from jaxprm.progress import SilentProgress
 from jaxprm.records import LabeledSolution, Problem, Solution, StepLabels
@@ -175,10 +176,40 @@ def test_two_directions_from_files(toy, outcomes, tmp_path):
     assert np.abs(parameters(loaded.model)["head.gate_kernel"]).max() > 0
 
 
-def test_shipped_configs_of_the_embedded_task():
-    names = [name for name in shipped_configs() if name.startswith("prm/") and name != "prm/prm800k"]
-    assert len(names) >= 3
-    for name in names:
-        config = resolve(name).config
-        assert config.initial_model == "runs/objectives/policy" and config.training.steps == 600, name
-        assert config.row_tokens == 288 and config.batch_rows == 8, f"{name}: equal batches"
+EMBEDDED = [name for name in shipped_configs() if name.startswith("prm/") and name != "prm/prm800k"]
+
+
+def test_every_objective_has_a_config():
+    configs = [resolve(name).config for name in EMBEDDED]
+    covered = {config.objective for config in configs}
+    assert covered >= STEP_OBJECTIVES.keys() - {"forward_corrected_cross_entropy"}  # its rates are those of measured labels
+    for name, config in zip(EMBEDDED, configs):
+        assert config.initial_model == "runs/objectives/policy" and config.training.steps == 400, name
+        assert (config.row_tokens, config.batch_rows) == (144, 8), f"{name}: equal batches"
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_examples_and_loss_of_every_config(name, tmp_path):
+    """What the config's examples hold is what its loss reads, for the model that it trains."""
+    config = resolve(name).config
+    head = config.head
+    if config.recipe.label_marks:
+        head = dataclasses.replace(head, rows=(3, 4))
+    architecture = tiny_config(vocab_size=ENCODER.tokenizer.vocab_size, layers=1)
+    kind = LanguageModel if is_implicit(config.objective) else PolicyRewardModel if config.recipe.keep_policy else RewardModel
+    model = random_model(lambda: kind(architecture, *([] if kind is LanguageModel else [head]), rngs=nnx.Rngs(0)), 1)
+    plain = [step_example(*ENCODER.encode(one.solution.problem.prompt, one.solution.steps), one.labels) for one in ITEMS]
+    examples = recipe_examples(
+        plain, ITEMS, ENCODER, objective=config.objective, head=head, recipe=config.recipe, row_tokens=config.row_tokens,
+        row_steps=config.row_steps, seed=0, reference=model if kind is LanguageModel else None, place=tmp_path / "reference",
+        progress=SilentProgress())
+    batch = next(iter(StepDataset(examples, row_tokens=config.row_tokens, row_steps=config.row_steps, batch_rows=2, seed=0)))
+    loss = loss_of(model, config.objective, config.hyperparameters, config.recipe)
+
+    def mean(model, batch):
+        return loss(model, batch).mean()
+
+    batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
+    gradient = parameters(jax.eval_shape(jax.grad(mean), model, batch))
+    assert {name: value.shape for name, value in gradient.items()} == {
+        name: value.shape for name, value in parameters(model).items()}
