@@ -28,8 +28,10 @@ def parameters(model: nnx.Module) -> dict[str, Any]:
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 
-def with_parameters(model: Model, values: Mapping[str, jax.Array], *, source=None) -> Model:
+def with_parameters(model: Model, values: Mapping[str, Any], *, source=None) -> Model:
     """A model of the same architecture with other parameters; ``model`` may be abstract (`jax.eval_shape`).
+
+    A value is an array, or what stands for one of its shape (`jaxprm.models.linear.AdaptedWeight`).
 
     Raises:
       InputError: names are missing, unknown, or of another shape; all of them are listed.

@@ -191,7 +191,7 @@ def _open_log(config: TrainConfig, directory: Path, name: str, done: int) -> Man
 
 def _peak(config: TrainConfig, mesh: jax.sharding.Mesh | None) -> float | None:
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    peak = config.peak_flops or peak_flops(device)
+    peak = config.peak_flops or peak_flops(device.device_kind)
     return None if peak is None else peak * (1 if mesh is None else mesh.size)
 
 

@@ -19,10 +19,9 @@ _COMPILE = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_t
             "/jax/core/compile/backend_compile_duration")
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, or None where it is not known (every CPU)."""
-    kind = device.device_kind.lower()
-    return next((peak for name, peak in _PEAKS if name in kind), None)
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a device of this kind (`jax.Device.device_kind`), or None where it is not known (every CPU)."""
+    return next((peak for name, peak in _PEAKS if name in device_kind.lower()), None)
 
 
 def training_flops(config: TransformerConfig, segment_ids: np.ndarray, *, vocabulary: bool = False,

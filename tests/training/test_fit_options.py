@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -124,10 +125,11 @@ def test_checkpoints_say_what_wrote_them(tmp_path):
                                              "step_format": '{"separator": "<step>"}'}
 
 
-class Recorded:
+class Recorded(types.ModuleType):
     """Stands in for the packages of writers."""
 
-    def __init__(self):
+    def __init__(self, name):
+        super().__init__(name)
         self.calls = []
 
     def __getattr__(self, name):
@@ -135,7 +137,7 @@ class Recorded:
 
 
 def test_writers_get_every_line(tmp_path, monkeypatch):
-    recorded = {name: Recorded() for name in ("tensorboardX", "wandb")}
+    recorded = {name: Recorded(name) for name in ("tensorboardX", "wandb")}
     for name, package in recorded.items():
         monkeypatch.setitem(sys.modules, name, package)
     config = dataclasses.replace(CONFIG, writers=("tensorboard", "wandb"), checkpoint_every=4)

@@ -115,9 +115,8 @@ def test_a_run_saves_adapters_and_returns_merged_weights(model, tmp_path):
         moved = name.startswith("head.") or name.split(".")[-1] in LORA.targets
         assert (np.asarray(value) != np.asarray(before[name])).any() == moved, name
         np.testing.assert_allclose(jax.device_get(sharded[name]), value, atol=2e-3, err_msg=name)
-    saved = sum(path.stat().st_size for path in (tmp_path / "one" / "checkpoints" / "4" / "state").rglob("d/*"))
-    trained = split(LORA, before)[0]
-    assert saved < 4 * 4 * sum(value.size for value in trained.values())  # values and two moments, and room for an index
+    saved = (tmp_path / "one" / "checkpoints" / "4" / "state" / "_METADATA").read_text()
+    assert "backbone.blocks.mlp.up.lora_down" in saved and "head.kernel" in saved and "backbone.embedding" not in saved
     other = with_parameters(model, before | {"backbone.embedding": before["backbone.embedding"] + 1e-3})
     with pytest.raises(InputError, match="was written by {'frozen_weights': .*start the run in another directory"):
         train(tmp_path / "one", other)
