@@ -74,7 +74,8 @@ def _attend(query, key, value, segment_ids, positions, window, scale, softcap):
 
 
 def _attend_forward(query, key, value, segment_ids, positions, window, scale, softcap):
-    keys, values, places = key.swapaxes(1, 2), value.swapaxes(1, 2), _places(segment_ids, positions)
+    query, places = _tied(query, segment_ids, positions)
+    keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
 
     def read(_, block, end):
         queries, at = block
@@ -95,7 +96,8 @@ def _attend_forward(query, key, value, segment_ids, positions, window, scale, so
 
 def _attend_backward(scale, softcap, kept, gradient):
     key, value, query, segment_ids, positions, window, out, lse = kept
-    keys, values, places = key.swapaxes(1, 2), value.swapaxes(1, 2), _places(segment_ids, positions)
+    query, places = _tied(query, segment_ids, positions)
+    keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
     # Each query's weighted mean of what its weights' gradients are, float32[B, T, N, 1].
     mean = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
 
@@ -149,9 +151,15 @@ def _over_blocks(function, carry, values, start: int, end: int):
     return carry, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[1], end - start, *x.shape[3:]), out)
 
 
-def _places(segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"]) -> tuple[Array, Array, Array]:
-    """What decides which keys a token reads: segment, index in the row, position in its solution."""
-    return segment_ids, jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape), positions
+def _tied(query: Float[Array, "B T N H"], segment_ids: Int[Array, "B T"],
+          positions: Int[Array, "B T"]) -> tuple[Array, tuple[Array, Array, Array]]:
+    """The queries, and what decides which keys a token reads: segment, index in the row, position in its solution.
+
+    Masks are the same in all layers, so the derivative of a scan over layers would compute the masks of all blocks before the
+    scan and keep them, ``T * T`` bytes. The barrier ties them to the queries, and each block makes its own.
+    """
+    index = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
+    return jax.lax.optimization_barrier((query, (segment_ids, index, positions)))
 
 
 def _seen(at: tuple, places: tuple, end: int, window: Int[Array, ""] | None) -> Bool[Array, "B 1 1 Q C"]:

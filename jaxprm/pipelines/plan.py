@@ -79,9 +79,9 @@ class Setup:
         mesh = None if self.devices == 1 else abstract_mesh(self.mesh, self.devices)
         loss = step_loss(STEP_OBJECTIVES[self.objective], **self.hyperparameters)
         return step_memory(lambda model: RewardModel(model, self.head, rngs=nnx.Rngs(0)), self.model, loss,
-                           self.training.optimizer.build(self.training.steps), self._batch(), mesh)
+                           self.training.optimizer.build(self.training.steps), self.batch(), mesh)
 
-    def _batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of the arrays of `StepBatch`."""
         per_token = dict.fromkeys(("tokens", "positions", "segment_ids"), np.int32)
         per_step = {"step_ends": np.int32, "step_mask": np.bool_, "labels": np.float32, "label_mask": np.bool_,

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--compile-only", action="store_true", help="measure memory, not time")
     options = parser.parse_args()
     keep_freed_memory()
 
@@ -46,10 +47,13 @@ def main() -> None:
             step = make_train_step(model, loss, optimizer).lower(state, batch).compile()
             size = step.memory_analysis().temp_size_in_bytes
             planned = step_memory(build, config, loss, optimizer, batch).temporary
-            start = time.perf_counter()
-            jax.block_until_ready(step(state, batch))
-            print(f"| {tokens:,} | {remat} | {size / 2**20:.0f} | {size / tokens:,.0f} | {planned / 2**20:.0f} | "
-                  f"{time.perf_counter() - start:.2f} |", flush=True)
+            seconds = ""
+            if not options.compile_only:
+                start = time.perf_counter()
+                jax.block_until_ready(step(state, batch))
+                seconds = f"{time.perf_counter() - start:.2f}"
+            print(f"| {tokens:,} | {remat} | {size / 2**20:.0f} | {size / tokens:,.0f} | {planned / 2**20:.0f} | {seconds} |",
+                  flush=True)
 
 
 if __name__ == "__main__":
