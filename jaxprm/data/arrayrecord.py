@@ -55,7 +55,10 @@ def write_examples(folder: str | os.PathLike, examples: Iterable[Example | tuple
         raise InputError("exists", file=folder, hint="choose another folder, or delete it")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", file=folder, hint="choose another folder") from None
     columns: list[list[str]] = []
     entries: list[tuple] = []
 

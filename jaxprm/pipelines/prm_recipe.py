@@ -22,7 +22,7 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters
 from jaxprm.models.reward_model import HeadConfig, PolicyRewardModel, RewardModel
 from jaxprm.models.transformer import LanguageModel
-from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES
+from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES, accepts_outputs
 from jaxprm.progress import Progress
 from jaxprm.records import LabeledSolution
 from jaxprm.scoring.implicit import ImplicitModel
@@ -83,12 +83,6 @@ def is_plain(objective: str, head: HeadConfig, recipe: Recipe) -> bool:
     return plain == Recipe() and head.direction == "forward" and not is_implicit(objective)
 
 
-def reads(objective: str, outputs: int) -> bool:
-    """Whether a step objective reads a head with so many outputs."""
-    allowed = OUTPUTS[objective]
-    return allowed is None or outputs in (allowed if isinstance(allowed, tuple) else (allowed,))
-
-
 def check_recipe(objective: str, hyperparameters: Mapping[str, Any], head: HeadConfig, recipe: Recipe, *,
                  initial_model: str | None, overlong: str) -> None:
     """Raises InputError where objective, head and recipe do not belong together; fields are those of `TrainPRM`."""
@@ -133,7 +127,7 @@ def _check_head(objective: str, head: HeadConfig, recipe: Recipe) -> None:
                          value=recipe.value_weight)
     if head.kind == "two_head":
         count = 1  # the objective reads one of them at a time
-    if not reads(objective, count):
+    if not accepts_outputs(objective, count):
         raise InputError(f"{objective} reads {OUTPUTS[objective]} output(s) per step, this head has {head.outputs}",
                          field="head.kind", value=head.kind)
     for kind, name in (("quantile", "quantile"), ("buffer", "buffer_cross_entropy"), ("ensemble", "ensemble_anchor")):

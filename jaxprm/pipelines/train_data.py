@@ -7,7 +7,6 @@ runs read at random; held-out solutions and a count per distinct prefix are all 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -168,31 +167,35 @@ def stored_split(folder: Path, encoder: StepEncoder, data: SolutionFiles, files:
     if not place.is_dir():
         temporary = place.with_name(f".{key}.{os.getpid()}.tmp")
         try:
-            counts = _store(temporary, encoder, data, held_out, count_once, progress)
+            summary = _store(temporary, encoder, data, held_out, count_once, progress)
             with atomic_write(temporary / "summary.json") as out:
-                json.dump({"identity": identity, "counts": dataclasses.asdict(counts)}, out, indent=1)
-            with contextlib.suppress(OSError):  # another run was faster: what it wrote is the same
+                json.dump({"identity": identity, **summary}, out)
+            try:
                 os.rename(temporary, place)
+            except OSError:
+                if not place.is_dir():  # else another run was faster, and what it wrote is the same
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     progress.log(f"encoded examples: {place}")
     try:
-        counts = LoadCounts(**json.loads((place / "summary.json").read_text(encoding="utf-8"))["counts"])
+        summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+        counts, paths, origins = LoadCounts(**summary["counts"]), summary["files"], summary["held_out"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot be read ({error})", file=place / "summary.json",
                          hint="delete the folder and encode the examples again") from None
     parts = [Part(source.name, ExampleStore(place / f"train-{index}"), source.weight)
              for index, source in enumerate(data.sources)]
     cached, rest, file = CachedEncoder(encoder), [], place / "held_out.arrayrecord"
-    for number, row in read_rows(file) if held_out else ():
+    for (number, row), (path, original) in zip(read_rows(file) if origins else (), origins):
         item = parse_row(row, file=file, number=number)[0]
-        rest.append((item, cached.encode(item.solution.problem.prompt, item.solution.steps), str(file), number))
+        rest.append((item, cached.encode(item.solution.problem.prompt, item.solution.steps), paths[path], original))
     return TrainingData(tuple(parts), rest, counts)
 
 
 def _store(place: Path, encoder: StepEncoder, data: SolutionFiles, held_out: float, count_once: bool,
-           progress: Progress) -> LoadCounts:
-    """Streams the files twice: to count prefixes (if that is asked for), then to encode."""
+           progress: Progress) -> dict[str, Any]:
+    """Streams the files twice, to count prefixes (if that is asked for) and to encode; what it saw, as JSON values."""
     prefixes: Counter[bytes] = Counter()
     if count_once:
         with progress.stage("count prefixes", None, "solutions") as stage:
@@ -202,12 +205,20 @@ def _store(place: Path, encoder: StepEncoder, data: SolutionFiles, held_out: flo
                                     if label is not None)
                 stage.advance()
     cached, totals, sizes = CachedEncoder(encoder), Counter(), Counter()
+    rest: list[LabeledSolution] = []
+    paths: list[str] = []
+    origins: list[tuple[int, int]] = []
 
     def examples(source: Source, files: list[str]) -> Iterator[tuple[Example, Origin]]:
         for read in iterate_solutions(dataclasses.replace(data, files=source.files, mixture=())):
             stage.advance()
             totals.update(rows=1, empty_steps=read.empty_steps, unlabeled=read.item is None)
-            if read.item is None or in_held_out(read.item, held_out):
+            if read.item is None:
+                continue
+            if in_held_out(read.item, held_out):
+                _encode(read, cached)  # a step that cannot be encoded is refused here, where its place is known
+                rest.append(read.item)
+                origins.append((_file(read, paths), read.row))
                 continue
             sizes[source.name] += 1
             weight = np.array([1 / max(prefixes[digest], 1) for digest in prefix_digests(read.item)],
@@ -219,11 +230,11 @@ def _store(place: Path, encoder: StepEncoder, data: SolutionFiles, held_out: flo
         for index, source in enumerate(data.sources):
             files: list[str] = []
             write_examples(place / f"train-{index}", examples(source, files), files=files)
-    if held_out:
-        usable = (read.item for read in iterate_solutions(data) if read.item is not None)
-        count = write_solutions(place / "held_out.arrayrecord", (item for item in usable if in_held_out(item, held_out)))
-        _check_sides(sizes.total(), count, held_out)
-    return LoadCounts(**{name: int(totals[name]) for name in ("rows", "unlabeled", "empty_steps")})
+    _check_sides(sizes.total(), len(rest), held_out)
+    if rest:
+        write_solutions(place / "held_out.arrayrecord", rest)
+    counts = {name: int(totals[name]) for name in ("rows", "unlabeled", "empty_steps")}
+    return {"counts": counts, "files": paths, "held_out": origins}
 
 
 def describe(data: TrainingData, dataset: StepDataset, held_out: HeldOut, *, row_tokens: int, row_steps: int,
@@ -290,11 +301,16 @@ def _encode(read: ReadSolution, encoder: CachedEncoder) -> Encoded:
         refuse_step(read.item, encoder, Path(read.file), read.row)
 
 
-def _origin(read: ReadSolution, files: list[str]) -> Origin:
-    if not files or files[-1] != read.file:  # rows come file by file
+def _file(read: ReadSolution, files: list[str]) -> int:
+    """Index of its file in the list, which grows with each new one; rows come file by file."""
+    if not files or files[-1] != read.file:
         files.append(read.file)
+    return len(files) - 1
+
+
+def _origin(read: ReadSolution, files: list[str]) -> Origin:
     error = read.item.labels.first_error if read.item.labels else None
-    return Origin(problem_hash(read.item.solution.problem.prompt), UNKNOWN if error is None else error, len(files) - 1,
+    return Origin(problem_hash(read.item.solution.problem.prompt), UNKNOWN if error is None else error, _file(read, files),
                   read.row)
 
 

@@ -64,8 +64,9 @@ class TrainPRM:
       objective: one of `jaxprm.objectives.STEP_OBJECTIVES`.
       hyperparameters: of the objective, e.g. ``{"zeta": 4.0}`` for ``pqm_ranking``.
       encoded: folder for encoded training examples. The first run with these files, policies and tokenizer fills it, all
-        later ones read it: nothing is tokenised twice, and no more than a batch lies in memory. None = encode into memory.
-        Needs a tokenizer that exists (``tokenizer`` or ``initial_model``), and a recipe that reads nothing but labels.
+        later ones read it at random: nothing is tokenised twice, and the data may be larger than memory (held-out
+        solutions and a count per distinct prefix do lie there). None = encode into memory. Needs a tokenizer that exists
+        (``tokenizer`` or ``initial_model``), and a recipe that reads nothing but labels.
       recipe: what the objective reads beside the labels of steps, and how the model is kept.
       count_prefixes_once: whether a prefix that many rows share counts once, see `prefix_weights`.
       held_out: expected share of the problems that are kept from training for evaluation and for choosing a threshold.

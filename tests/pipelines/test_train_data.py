@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxprm.data.arrayrecord import write_solutions
-from jaxprm.data.solutions import SolutionFiles, Source
+from jaxprm.data.solutions import SolutionFiles, Source, problem_hash
 from jaxprm.errors import InputError
 from jaxprm.hub import load_reward_model
 from jaxprm.models import parameters
@@ -136,11 +136,17 @@ def test_too_long_solutions_are_located_whatever_the_file(toy, tokenizer, tmp_pa
     rows[5]["steps"][0] += " indeed" * 60
     toy.write(tmp_path / "data.jsonl", rows)
     write_solutions(tmp_path / "data.arrayrecord", read_solutions(tmp_path / "data.jsonl"))
-    for name, encoded in (("data.jsonl", str(tmp_path / "encoded")), ("data.arrayrecord", None)):
-        config = toy.config([tmp_path / name], held_out=0.0, tokenizer=tokenizer, encoded=encoded)
+    (place := tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match="file/.*: cannot be written .*; choose another folder"):
+        toy.train(toy.config([tmp_path / "data.jsonl"], tokenizer=tokenizer, encoded=str(place)), tmp_path / "no-folder")
+    hash_share = problem_hash(rows[5]["problem"]) / 2**64
+    cases = [("data.jsonl", str(tmp_path / "encoded"), 0.0), ("data.arrayrecord", None, 0.0),
+             ("data.jsonl", str(tmp_path / "encoded"), (hash_share + 1) / 2)]  # last: held out, but not everything is
+    for name, encoded, held_out in cases:
+        config = toy.config([tmp_path / name], held_out=held_out, tokenizer=tokenizer, encoded=encoded)
         with pytest.raises(InputError, match=rf"{name}:6: field 'steps': has \d+ tokens and \d steps; room is for 64 "
                                              r"tokens and 16 steps; use longer rows, or overlong = 'truncate' or 'drop'"):
-            toy.train(config, tmp_path / name.replace(".", "-"))
+            toy.train(config, tmp_path / f"{name}-{held_out}")
 
 
 def test_a_source_that_is_all_held_out(toy, tokenizer, tmp_path):
