@@ -23,4 +23,4 @@ def score_steps(model: RewardModel, batch: StepBatch) -> Float[Array, "B S"]:
     """Score per step on the scale of the head, float32; 0 where ``step_mask`` is False. Not meant to be differentiated, see
     `forward_steps`."""
     hidden = forward_steps(model.backbone, batch.tokens, batch.positions, batch.segment_ids, batch.step_ends)
-    return jnp.where(batch.step_mask, model.head.score(model.head(hidden)), 0.0)
+    return jnp.where(batch.step_mask, model.head.score(model.outputs(hidden, batch.partners)), 0.0)

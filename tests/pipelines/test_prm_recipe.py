@@ -176,7 +176,7 @@ def test_two_directions_from_files(toy, outcomes, tmp_path):
     assert np.abs(parameters(loaded.model)["head.gate_kernel"]).max() > 0
 
 
-EMBEDDED = [name for name in shipped_configs() if name.startswith("prm/") and name != "prm/prm800k"]
+EMBEDDED = [name for name in shipped_configs() if name.startswith("prm/") and name not in ("prm/prm800k", "prm/mixture")]
 
 
 def test_every_objective_has_a_config():
