@@ -156,7 +156,7 @@ def _plot(path: Path, order: Sequence[str], results: dict[str, dict], chance: di
         if metric == "best_of_8":
             for name, style in (("pass_at_1", ":"), ("majority", "--"), ("oracle", "-")):
                 axis.axvline(chance[name], linestyle=style, color="grey", linewidth=1, label=name.replace("_at_", "@"))
-            axis.legend(fontsize=7, loc="lower left")
+            axis.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
     axes[0].set_yticks(rows, order)
     axes[0].set_ylabel("config in configs/prm (best step AUROC first)")
     figure.suptitle("PRM objectives on the embedded task: mean over seeds (dot), 95 % interval (bar), single seeds (tick)",
