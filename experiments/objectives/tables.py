@@ -65,15 +65,17 @@ def _metrics(problems: Problems, weights: np.ndarray, run: dict) -> np.ndarray:
     """float[metric, resample]"""
     rows = [np.array(row) for row in run["scores"]]
     steps = np.concatenate(rows)[problems.judged]
-    by_step = weights[:, problems.of_step]
     guess = np.array([first_below(row, run["threshold"]) for row in rows])
     hit, clean = guess == problems.first, problems.first < 0
-    by_item = weights[:, problems.of_item]
-    shares = [(by_item * (hit & side)).sum(1) / np.maximum((by_item * side).sum(1), 1) for side in (clean, ~clean)]
+
+    def total(values):  # of each resample: sums per problem are all that it needs
+        return weights @ np.bincount(problems.of_item, values, minlength=problems.count)
+
+    shares = [total(hit & side) / np.maximum(total(side), 1) for side in (clean, ~clean)]
     f1 = 2 * shares[0] * shares[1] / np.maximum(shares[0] + shares[1], 1e-12)
     least = np.array([row.min() for row in rows])
     chosen = np.array([_best(problems, least, problem) for problem in range(problems.count)])
-    return np.stack([_auroc(steps, problems.right, by_step), f1, _ece(steps, problems.right, by_step),
+    return np.stack([_auroc(steps, problems, weights), f1, _ece(steps, problems, weights),
                      (weights * chosen).sum(1) / weights.sum(1)])
 
 
@@ -83,22 +85,25 @@ def _best(problems: Problems, score: np.ndarray, problem: int) -> float:
     return float(problems.correct[members[np.argmax(score[members])]]) if len(members) else 0.0
 
 
-def _auroc(scores: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Probability that a right step scores above a wrong one (ties count half), for each row of step weights."""
+def _auroc(scores: np.ndarray, problems: Problems, weights: np.ndarray) -> np.ndarray:
+    """Probability that a right step scores above a wrong one (ties count half), for each row of problem weights."""
     _, place = np.unique(scores, return_inverse=True)
     levels = place.max() + 1
     found = []
     for row in weights:
-        good, bad = (np.bincount(place, row * side, minlength=levels) for side in (right, ~right))
+        by_step = row[problems.of_step]
+        good, bad = (np.bincount(place, by_step * side, minlength=levels) for side in (problems.right, ~problems.right))
         below = np.cumsum(bad) - bad
         found.append((good * (below + bad / 2)).sum() / max(good.sum() * bad.sum(), 1e-12))
     return np.array(found)
 
 
-def _ece(scores: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    place = np.minimum((scores * BINS).astype(int), BINS - 1)
-    gaps = np.stack([np.abs((weights * (place == number)) @ (right - scores)) for number in range(BINS)])
-    return gaps.sum(0) / weights.sum(1)
+def _ece(scores: np.ndarray, problems: Problems, weights: np.ndarray) -> np.ndarray:
+    """Sum over the bins of |sum of (label - score)|, by the number of steps."""
+    place = problems.of_step * BINS + np.minimum((scores * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(place, problems.right - scores, minlength=problems.count * BINS).reshape(problems.count, BINS)
+    sizes = np.bincount(problems.of_step, minlength=problems.count)
+    return np.abs(weights @ gaps).sum(1) / (weights @ sizes)
 
 
 def chance(items: Sequence[LabeledSolution]) -> dict[str, float]:
@@ -151,7 +156,7 @@ def _plot(path: Path, order: Sequence[str], results: dict[str, dict], chance: di
         if metric == "best_of_8":
             for name, style in (("pass_at_1", ":"), ("majority", "--"), ("oracle", "-")):
                 axis.axvline(chance[name], linestyle=style, color="grey", linewidth=1, label=name.replace("_at_", "@"))
-            axis.legend(fontsize=7, loc="lower left")
+            axis.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
     axes[0].set_yticks(rows, order)
     axes[0].set_ylabel("config in configs/prm (best step AUROC first)")
     figure.suptitle("PRM objectives on the embedded task: mean over seeds (dot), 95 % interval (bar), single seeds (tick)",
