@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from jaxprm.training import read_metrics
 
@@ -71,6 +72,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(values)
 
 
+@pytest.mark.timeout(900)
 def test_two_processes_train_as_one_and_resume(tmp_path):
     """Both together see the rows of a single process's batches. They end after step 2 and go on to step 4."""
     spec = importlib.util.spec_from_file_location("worker", WORKER)
@@ -92,6 +94,7 @@ def test_two_processes_train_as_one_and_resume(tmp_path):
         np.testing.assert_allclose(values[1][name], value, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.timeout(900)
 def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path):
     """As a scheduler that takes one machine away: both save the same step and end with 75."""
     directory, steps = tmp_path / "run", 100_000

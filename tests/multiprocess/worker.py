@@ -34,11 +34,12 @@ def train(directory: Path, index: int, count: int, steps: int) -> None:
             directory.mkdir(parents=True, exist_ok=True)
             np.savez(directory / name, **values)
 
-    sgd = optax.sgd(1.0)  # the change of a parameter is its gradient
-    with mesh_scope(mesh):
-        state = make_train_step(model, loss, sgd)(initial_state(model, sgd, mesh), place_batch(next(iter(data)), mesh))[0]
-    moved = on_one_device(state.parameters)
-    save("gradient.npz", {name: value - moved[name] for name, value in parameters(model).items()})
+    if not (directory / "checkpoints").exists():  # the run begins
+        sgd = optax.sgd(1.0)  # the change of a parameter is its gradient
+        with mesh_scope(mesh):
+            state = make_train_step(model, loss, sgd)(initial_state(model, sgd, mesh), place_batch(next(iter(data)), mesh))[0]
+        moved = on_one_device(state.parameters)
+        save("gradient.npz", {name: value - moved[name] for name, value in parameters(model).items()})
     optimizer = OptimizerConfig(learning_rate=0.01, final_rate=1.0, warmup=0.0)
     model = fit(model, loss, data, TrainConfig(steps, optimizer, log_every=1, checkpoint_every=2, accumulate=2), directory,
                 run={}, mesh=mesh)

@@ -9,17 +9,30 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from jaxprm.training import read_metrics, without_timing
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
-STEPS = 400
+STEPS = 300
 TIMEOUT = 200
 
 
-def start(directory, steps=STEPS):
-    return subprocess.Popen([sys.executable, PROGRAM, directory, str(steps)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                            text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"})
+@pytest.fixture
+def start():
+    """Starts a process; none outlives the test."""
+    started = []
+
+    def begin(directory, steps=STEPS):
+        command = [sys.executable, PROGRAM, directory, str(steps)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def last_step(directory):
@@ -39,13 +52,14 @@ def result(directory):
         return dict(values)
 
 
-def test_ten_kills_at_random_moments_change_nothing(tmp_path):
+@pytest.mark.timeout(900)  # twelve starts of Python and JAX, one after the other: a quiet machine needs less than a minute
+def test_ten_kills_at_random_moments_change_nothing(start, tmp_path):
     """Each process is killed when the run has come some steps further than any before it, at a random moment of what it does
     then: a step, an evaluation, the write of a checkpoint, its deletion."""
     whole = start(tmp_path / "whole")
     rng, reached = random.Random(0), 0
     for kill in range(10):
-        target = reached + rng.randint(5, 30)
+        target = reached + rng.randint(5, 20)
         process = start(tmp_path / "killed")
         wait_for(lambda: last_step(tmp_path / "killed") >= target, process)  # noqa: B023
         time.sleep(rng.uniform(0, 0.03))
@@ -63,7 +77,7 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path):
     assert one == other and len(one) == STEPS // 5
 
 
-def test_sigterm_saves_and_ends_with_one_line(tmp_path):
+def test_sigterm_saves_and_ends_with_one_line(start, tmp_path):
     process = start(tmp_path / "run", 100_000)
     wait_for(lambda: last_step(tmp_path / "run") >= 5, process)
     process.send_signal(signal.SIGTERM)

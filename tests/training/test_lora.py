@@ -79,7 +79,8 @@ def test_loss_and_gradient_are_those_of_the_merged_model(mesh, model):
     trained, frozen = split(LORA, parameters(model))
     trained = disturbed(trained)
     whole = merged(LORA, trained, frozen)
-    dense = jax.jit(jax.value_and_grad(lambda values: LOSS(with_parameters(model, values), batch).mean()))(whole)
+    dense = jax.jit(jax.value_and_grad(lambda values, batch: LOSS(with_parameters(model, values), batch).mean()))(
+        whole, place_batch(batch, None))
     placed = place_parameters(trained, mesh), place_parameters(frozen, mesh)
     architecture = jax.eval_shape(lambda: model)
     with mesh_scope(mesh):
