@@ -47,6 +47,10 @@ class StepBatch:
     step_starts: Int[Array | np.ndarray, "B S"] | None = None
     reference: Float[Array | np.ndarray, "B S"] | None = None
 
+    def arrays(self) -> dict[str, Array | np.ndarray]:
+        """The fields that are there, by name: the form in which `jaxprm.training.fit` gets batches."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 def pad_solutions(encoded: Sequence[tuple[Sequence[int], Sequence[int]]], tokens: int, steps: int,
                   rows: int | None = None) -> StepBatch:

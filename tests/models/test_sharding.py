@@ -97,7 +97,7 @@ def trained(kind, mesh, batch):
     """(metrics of step 1, parameters after step 1, first moments): the moments are the gradient, times 0.1."""
     if kind == "step":
         model, loss = tiny_reward_model(0, config=CONFIG), step_loss(binary_cross_entropy)
-        batch = {name: value for name, value in vars(batch).items() if value is not None}
+        batch = batch.arrays()
     else:
         model = tiny_language_model(0, dataclasses.replace(CONFIG, tie_embeddings=True, remat="dots"))
         batch = dict(tokens=batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids,

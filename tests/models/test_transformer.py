@@ -254,7 +254,7 @@ from jaxprm.testing import pack_solutions, random_solutions, tiny_config, tiny_r
 from jaxprm.training import OptimizerConfig, initial_state, make_train_step, step_loss
 model = tiny_reward_model(0, config=tiny_config(layers=1, qk_norm=True))
 optimizer = OptimizerConfig().build(2)
-batch = vars(pack_solutions(random_solutions(0, 4), 2, 48, 8))
+batch = pack_solutions(random_solutions(0, 4), 2, 48, 8).arrays()
 state, metrics = make_train_step(model, step_loss(binary_cross_entropy), optimizer)(initial_state(model, optimizer), batch)
 print(float(metrics["loss"]))
 """

@@ -82,7 +82,7 @@ def test_packed_loss_and_gradient_equal_unpacked(objective, model, solutions):
         mean = lambda values: step_loss(objective)(with_parameters(model, values), batch).mean()  # noqa: E731
         return jax.value_and_grad(mean)(values)
 
-    one, other = (loss_and_gradient(parameters(model), vars(pack_solutions(solutions, per_row, TOKENS, STEPS, rows=12)))
+    one, other = (loss_and_gradient(parameters(model), pack_solutions(solutions, per_row, TOKENS, STEPS, rows=12).arrays())
                   for per_row in (1, 4))
     np.testing.assert_allclose(one[0], other[0], rtol=1e-6)
     for name, value in one[1].items():
@@ -159,7 +159,7 @@ def test_the_position_learnt_is_the_position_read(readout):
     optimizer = OptimizerConfig(learning_rate=0.02, final_rate=1.0).build(60)
     state, train_step = initial_state(model, optimizer), make_train_step(model, step_loss(binary_cross_entropy), optimizer)
     for _ in range(60):
-        state, metrics = train_step(state, vars(batch_of(*sample(32))))
+        state, metrics = train_step(state, batch_of(*sample(32)).arrays())
     trained = with_parameters(model, state.parameters)
     texts, labels = sample(40)
     scorer = StepScorer(trained, encoder, batch_tokens=64)

@@ -25,7 +25,7 @@ SGD = optax.sgd(1.0)  # the change of a parameter is its gradient
 @pytest.fixture(scope="module")
 def batch():
     """8 rows; all labels of the odd ones are gone but one, so micro-batches of even and odd rows have unequal weights."""
-    packed = vars(pack_solutions(random_solutions(0, 16), per_row=2, tokens=56, steps=8))
+    packed = pack_solutions(random_solutions(0, 16), per_row=2, tokens=56, steps=8).arrays()
     mask = np.array(packed["label_mask"])
     mask[1::2] = False
     mask[3, 0] = packed["step_mask"][3, 0]

@@ -37,7 +37,7 @@ def main() -> None:
     optimizer, loss = OptimizerConfig().build(10), step_loss(binary_cross_entropy)
     print("| tokens | remat | XLA, MiB | bytes per token | plan, MiB | seconds |\n|---|---|---|---|---|---|")
     for tokens in options.tokens:
-        batch = vars(pad_solutions([(np.ones(tokens - 7, int), range(63, tokens - 7, 64))], tokens, tokens // 64))
+        batch = pad_solutions([(np.ones(tokens - 7, int), range(63, tokens - 7, 64))], tokens, tokens // 64).arrays()
         for remat in options.remat:
             config = TransformerConfig(256, width=options.width, layers=options.layers, heads=options.heads, kv_heads=1,
                                        head_dim=32, mlp_dim=3 * options.width, context=tokens, remat=remat)
