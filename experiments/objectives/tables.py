@@ -142,7 +142,7 @@ def write(place: Path, results: dict[str, dict], chance: dict[str, float], **fac
 
 
 def _plot(path: Path, order: Sequence[str], results: dict[str, dict], chance: dict[str, float]) -> None:
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(13, 1.6 + 0.27 * len(order)), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(METRICS), figsize=(13, max(3.2, 1.6 + 0.27 * len(order))), sharey=True, layout="constrained")
     rows = np.arange(len(order))[::-1]
     for axis, (metric, label) in zip(axes, METRICS.items()):
         cells = [results[name][metric] for name in order]
@@ -158,7 +158,7 @@ def _plot(path: Path, order: Sequence[str], results: dict[str, dict], chance: di
                 axis.axvline(chance[name], linestyle=style, color="grey", linewidth=1, label=name.replace("_at_", "@"))
             axis.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
     axes[0].set_yticks(rows, order)
-    axes[0].set_ylabel("config in configs/prm (best step AUROC first)")
+    axes[0].set_ylabel("config (best step AUROC first)")
     figure.suptitle("PRM objectives on the embedded task: mean over seeds (dot), 95 % interval (bar), single seeds (tick)",
                     fontsize=10)
     figure.savefig(path, dpi=110, metadata={"Software": None})
