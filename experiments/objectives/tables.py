@@ -142,7 +142,8 @@ def write(place: Path, results: dict[str, dict], chance: dict[str, float], **fac
 
 
 def _plot(path: Path, order: Sequence[str], results: dict[str, dict], chance: dict[str, float]) -> None:
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(13, max(3.2, 1.6 + 0.27 * len(order))), sharey=True, layout="constrained")
+    size = 13, max(3.2, 1.6 + 0.27 * len(order))
+    figure, axes = plt.subplots(1, len(METRICS), figsize=size, sharey=True, layout="constrained")
     rows = np.arange(len(order))[::-1]
     for axis, (metric, label) in zip(axes, METRICS.items()):
         cells = [results[name][metric] for name in order]
