@@ -8,6 +8,7 @@ intervals.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -187,10 +188,16 @@ def _groups(groups) -> tuple[Int[np.ndarray, " N"], int]:
 def _draws(count: int, key, resamples: int, level: float) -> Int[np.ndarray, "R G"]:
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples {resamples} must be at least 1 and level {level} between 0 and 1")
+    return _multinomial(count, tuple(key) if np.iterable(key) else int(key), resamples)
+
+
+@functools.lru_cache(maxsize=4)
+def _multinomial(count: int, key: int | tuple[int, ...], resamples: int) -> Int[np.ndarray, "R G"]:
+    """Kept for the next statistic of the same problems: drawing takes longer than most statistics."""
     rng = np.random.default_rng(key)
-    if not count:
-        return np.zeros((resamples, 0), np.int64)
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples) if count else np.zeros((resamples, 0), np.int64)
+    draws.flags.writeable = False
+    return draws
 
 
 def _percentiles(estimate, samples, level: float) -> Interval:
