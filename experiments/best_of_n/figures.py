@@ -10,7 +10,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
-from matplotlib.ticker import PercentFormatter, ScalarFormatter  # noqa: E402
+from matplotlib.ticker import PercentFormatter  # noqa: E402
 
 COLORS = ("#8a94a3", "#3a3f47", "#0b6fb8", "#d17a00", "#00876c", "#b3467f", "#7a5fd0", "#c03d3d", "#5aa9e6", "#a58b00")
 SHORT = {"strict_bon_gsm8k": "GSM8K, 351 problems", "strict_bon_math500_dev": "MATH-500, 238 problems"}
@@ -36,21 +36,23 @@ def _axes(count: int, width: float = 6.2, height: float = 4.2):
 
 def _accuracy(results: dict, path: Path) -> None:
     figure, axes = _axes(2, height=4.8)
+    models = sorted({name.split(",")[0] for found in results["curves"].values() for name in found["curves"] if "," in name})
+    color = {"majority": COLORS[0], "oracle": COLORS[1]} | dict(zip(models, COLORS[2:]))
     for one, (name, found) in zip(axes, results["curves"].items()):
-        for index, (label, points) in enumerate(found["curves"].items()):
-            mean = np.array([point["mean"] for point in points])
+        for label, points in found["curves"].items():
             style = "--" if "weighted" in label else ":" if "hybrid" in label else "-"
-            model = 0 if label == "majority" else 1 if label == "oracle" else 2 + sorted(
-                {other.split(",")[0] for other in found["curves"] if "," in other}).index(label.split(",")[0])
-            one.plot(found["sizes"], mean, style, marker="o", markersize=3, color=COLORS[model], label=label.replace("_", " "))
-            if style == "-" and index > 1 or label == "majority":
-                one.fill_between(found["sizes"], [point["low"] for point in points], [point["high"] for point in points],
-                                 color=COLORS[model], alpha=0.08, linewidth=0)
+            mean, low, high = (np.array([point[part] for point in points]) for part in ("mean", "low", "high"))
+            one.plot(found["sizes"], mean, style, marker="o", markersize=3, color=color[label.split(",")[0]])
+            if label in ("majority", "qwen_prm last, best"):
+                one.fill_between(found["sizes"], low, high, color=color[label.split(",")[0]], alpha=0.12, linewidth=0)
         one.set_xscale("log", base=2)
-        one.xaxis.set_major_formatter(ScalarFormatter())
+        one.set_xticks(found["sizes"], [str(size) for size in found["sizes"]])
         one.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         one.set(xlabel="samples per problem (N)", ylabel="problems solved", title=SHORT[name])
-        one.legend(frameon=False, fontsize=7.5)
+    lines = [plt.Line2D([], [], color=value, label=name.replace("_", " ")) for name, value in color.items()]
+    lines += [plt.Line2D([], [], color="#3a3f47", linestyle=style, label=rule) for style, rule in (
+        ("-", "best"), ("--", "weighted vote"), (":", "hybrid majority (HMR)"))]
+    figure.legend(handles=lines, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     _save(figure, path)
 
 
@@ -70,7 +72,7 @@ def _rules(results: dict, path: Path) -> None:
         one.set_yticks(np.arange(len(keys)), [f"{model.replace('_', ' ')}, {how}" for model, how in keys])
         one.invert_yaxis()
         one.set(xlabel="points against majority of 32 (paired 95 % interval)", ylabel="model, aggregation", title=SHORT[pool])
-        one.legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     _save(figure, path)
 
 
@@ -114,10 +116,7 @@ def _budgets(results: dict, path: Path) -> None:
         rows = found["rows"]
         mean, low, high = (np.array([row[part] for row in rows]) for part in ("mean", "low", "high"))
         one.errorbar([row["samples"] for row in rows], mean, yerr=[mean - low, high - mean], fmt="o-", color=COLORS[2],
-                     markersize=4, elinewidth=1, label="N by problem")
-        for row in rows:
-            one.annotate(f"C = {row['confidence']}", (row["samples"], row["mean"]), (4, -10), textcoords="offset points",
-                         fontsize=7)
+                     markersize=4, elinewidth=1, label="N by problem, C = 0.5 ... 0.999999")
         one.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         one.set(xlabel="samples per problem (mean)", ylabel="problems solved, best of N", title=name.replace("_", " "))
         one.legend(frameon=False, fontsize=8, loc="lower right")

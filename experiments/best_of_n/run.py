@@ -38,6 +38,7 @@ from jaxprm.scoring.aggregation import AGGREGATIONS  # noqa: E402
 from jaxprm.scoring.budgets import samples_needed  # noqa: E402
 from jaxprm.scoring.calibration import fit_isotonic, fit_platt, fit_quantile_bins, fit_temperature, odds_weights  # noqa: E402
 from jaxprm.scoring.votes import select_ids  # noqa: E402
+from jaxprm.tasks.grading import answer_classes  # noqa: E402
 
 SEED = 0
 FOLDS = 5
@@ -161,23 +162,47 @@ def selective(pool: Pool, model: str, how: str) -> dict:
     return {"accuracy": float(right.mean()), "confidences": found}
 
 
+def canonical(pool: Pool) -> dict:
+    """Votes over raw texts beside votes over answers that say the same (`answer_classes`, math-verify)."""
+    classes = [answer_classes(row, "math") for row in pool.answers]
+    ids = np.array([[-1 if number is None else number for number in row] for row in classes])
+    distinct = lambda ids: int(sum(row.max() + 1 for row in ids))
+    found = {"distinct": {"raw": distinct(pool.ids), "canonical": distinct(ids)}}
+    for model in pool.steps:
+        scores = pool.scores(model, "min")
+        for rule in ("majority", *RULES):
+            raw, same = solved(pool, scores, rule), solved(pool, scores, rule, ids)
+            found[f"{model}/min/{rule}"] = {"raw": interval(raw), "canonical": interval(same), "change": against(same, raw)}
+    return found
+
+
 def adaptive(pool: Pool, model: str, how: str) -> dict:
     """Budgets by problem from the calibrated mean of the first candidates, against the same rule at a fixed N.
 
-    The first N candidates in file order take part, at least the pilot ones; p is cross-fitted by problem.
+    The first N candidates of a random order take part, at least the pilot ones; mean over orders. p is cross-fitted by
+    problem. A fixed N between two whole numbers mixes the two.
     """
     scores = pool.scores(model, how)
-    probability = cross_fitted(pool, scores, FITS["isotonic"])[:, :PILOT].mean(axis=1)
-    exact = [float(expected_best_of_n(scores, pool.correct, n).mean()) for n in range(1, scores.shape[1] + 1)]
+    count, width = scores.shape
+    probability = cross_fitted(pool, scores, FITS["isotonic"])
+    exact = np.stack([expected_best_of_n(scores, pool.correct, n) for n in range(1, width + 1)])
+    rng = np.random.default_rng(SEED)
+    orders = [rng.permuted(np.tile(np.arange(width), (count, 1)), axis=1) for _ in range(TRIALS)]
     rows = []
     for confidence in (0.5, 0.9, 0.99, 0.999, 0.9999, 0.999999):
-        budget = np.maximum(samples_needed(probability, confidence, scores.shape[1]), PILOT)
-        taken = np.where(np.arange(scores.shape[1]) < budget[:, None], scores, -np.inf)
-        right = pool.correct[np.arange(len(budget)), np.argmax(taken, axis=1)]
-        mean = float(budget.mean())
-        rows.append({"confidence": confidence, "samples": mean, **interval(right),
-                     "fixed_at_equal_samples": float(np.interp(mean, np.arange(1, len(exact) + 1), exact))})
-    return {"pilot": PILOT, "rows": rows, "fixed": exact}
+        right, spent = np.zeros(count), 0.0
+        for order in orders:
+            here = np.take_along_axis(probability, order, axis=1)[:, :PILOT].mean(axis=1)
+            budget = np.maximum(samples_needed(here, confidence, width), PILOT)
+            taken = np.where(np.arange(width) < budget[:, None], np.take_along_axis(scores, order, axis=1), -np.inf)
+            chosen = np.take_along_axis(order, np.argmax(taken, axis=1)[:, None], axis=1)
+            right += np.take_along_axis(pool.correct, chosen, axis=1)[:, 0] / TRIALS
+            spent += float(budget.mean()) / TRIALS
+        low = min(int(spent), width - 1)
+        fixed = exact[low - 1] * (1 - (spent - low)) + exact[low] * (spent - low)
+        rows.append({"confidence": confidence, "samples": spent, **interval(right), "fixed": interval(fixed),
+                     "difference": against(right, fixed)})
+    return {"pilot": PILOT, "rows": rows, "fixed": exact.mean(axis=1).tolist()}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -205,6 +230,8 @@ def main(arguments: list[str] | None = None) -> None:
     results["adaptive"] = {"gsm8k/qwen_prm/last": adaptive(gsm8k, "qwen_prm", "last"),
                            "gsm8k/skywork_prm/last": adaptive(gsm8k, "skywork_prm", "last"),
                            "math500/qwen_prm/min": adaptive(math500, "qwen_prm", "min")}
+    print("calibration and budgets done", flush=True)
+    results["canonical"] = canonical(math500)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(json.dumps(results, indent=1, allow_nan=True).replace("NaN", "null") + "\n")

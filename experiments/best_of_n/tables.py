@@ -11,7 +11,8 @@ def shown(value: dict) -> str:
 
 
 def change(value: dict) -> str:
-    return f"{100 * value['mean']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}], p = {value['p']:.3f}"
+    return f"{100 * value['mean']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}], " + (
+        "p < 0.001" if value["p"] < 0.001 else f"p = {value['p']:.3f}")
 
 
 def markdown(results: dict) -> str:
@@ -56,9 +57,15 @@ def markdown(results: dict) -> str:
     lines += ["", "## Budgets by problem", "",
               f"N = ceil(log(1 - C) / log(1 - p)), p from the first {next(iter(results['adaptive'].values()))['pilot']} "
               "candidates, against best-of-N with the same number of samples for every problem.", "",
-              "| pool / model / aggregation | C | mean samples | accuracy | fixed N with as many |",
-              "|---|---|---|---|---|"]
+              "| pool / model / aggregation | C | mean samples | accuracy | fixed N with as many | difference in points |",
+              "|---|---|---|---|---|---|"]
     for name, found in results["adaptive"].items():
         lines += [f"| {name} | {row['confidence']} | {row['samples']:.1f} | {shown(row)} | "
-                  f"{row['fixed_at_equal_samples']:.4f} |" for row in found["rows"]]
+                  f"{row['fixed']['mean']:.4f} | {change(row['difference'])} |" for row in found["rows"]]
+    distinct = results["canonical"]["distinct"]
+    lines += ["", "## Votes over answers that say the same (math500)", "",
+              f"{distinct['raw']} distinct texts are {distinct['canonical']} distinct answers by math-verify.", "",
+              "| model / aggregation / rule | raw texts | canonical | change in points |", "|---|---|---|---|"]
+    lines += [f"| {name} | {shown(row['raw'])} | {shown(row['canonical'])} | {change(row['change'])} |"
+              for name, row in results["canonical"].items() if name != "distinct"]
     return "\n".join(lines) + "\n"

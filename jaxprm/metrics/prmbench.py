@@ -126,7 +126,7 @@ def prmscore_of_sums(sums: np.ndarray) -> np.ndarray:
     tp, fp, tn, fn = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     denominators = 2 * tp + fp + fn, 2 * tn + fp + fn
     f1s = [np.where(under > 0, 2 * over / np.where(under > 0, under, 1), np.nan) for over, under in zip((tp, tn), denominators)]
-    return (f1s[0] + f1s[1]) / 2
+    return np.asarray((f1s[0] + f1s[1]) / 2)
 
 
 def _prmscore(counts: Confusion) -> float | None:

@@ -35,7 +35,7 @@ def samples_needed(success, confidence: float, limit: int) -> Int[np.ndarray, "*
     needed = np.log1p(-confidence) / np.log1p(-np.where(some, success, 0.5))
     needed = np.ceil(needed * (1 - 1e-12))  # 1 - C = (1 - p)^N exactly is N, not N + 1
     needed = np.where(success >= 1, 1, np.where(success <= 0, limit, needed))
-    return np.clip(needed, 1, limit).astype(np.int64)
+    return np.asarray(np.clip(needed, 1, limit), np.int64)
 
 
 def chance_of_success(success, samples) -> np.ndarray:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -25,13 +24,6 @@ from scipy import optimize
 
 CLIP = 1e-7
 """Probabilities are kept this far from 0 and 1 before their logit is taken."""
-
-
-class Calibrator(Protocol):
-    """A map from scores to probabilities."""
-
-    def __call__(self, scores) -> Float[np.ndarray, "*N"]:
-        """Probabilities of the shape of the scores; a score that is not a number stays one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +63,7 @@ class Isotonic:
     probabilities: tuple[float, ...]
 
     def __call__(self, scores) -> Float[np.ndarray, "*N"]:
-        return np.interp(np.asarray(scores, np.float64), self.scores, self.probabilities)
+        return np.asarray(np.interp(np.asarray(scores, np.float64), self.scores, self.probabilities))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +83,9 @@ class QuantileBins:
         values = np.asarray(self.probabilities)[np.searchsorted(self.edges, scores, side="right")]
         return np.where(np.isnan(scores), np.nan, values)
 
+
+Calibrator = Temperature | Platt | Isotonic | QuantileBins
+"""All of them are called with scores of any shape; a score that is not a number stays one."""
 
 CALIBRATORS = {kind.__name__: kind for kind in (Temperature, Platt, Isotonic, QuantileBins)}
 
@@ -186,7 +181,7 @@ def fit_quantile_shift(predicted, values, level: float) -> float:
 def logit(probabilities) -> Float[np.ndarray, "*N"]:
     """log(p / (1 - p)) with p clipped to [1e-7, 1 - 1e-7]."""
     inside = np.clip(np.asarray(probabilities, np.float64), CLIP, 1 - CLIP)
-    return np.log(inside) - np.log1p(-inside)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 def odds_weights(probabilities) -> Float[np.ndarray, "*N"]:
@@ -242,4 +237,4 @@ def _cross_entropy(logits, targets, weights) -> float:
 
 
 def _sigmoid(values):
-    return 0.5 * (1 + np.tanh(0.5 * np.asarray(values, np.float64)))
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(values, np.float64))))

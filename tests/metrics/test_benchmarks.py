@@ -44,7 +44,7 @@ def test_processbench_says_where_its_threshold_comes_from():
     assert oracle.mean_f1 == 1 and oracle.thresholds["gsm8k"] != oracle.thresholds["math"]
 
 
-def test_processbench_refuses_what_does_not_fit():
+def test_processbench_refuses_what_does_not_fit(without_type_checks):
     with pytest.raises(ValueError, match="'nearest'"):
         ThresholdProtocol("nearest")
     with pytest.raises(ValueError, match="alone names a split"):

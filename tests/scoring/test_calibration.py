@@ -50,6 +50,7 @@ def test_every_map_repairs_scores_of_other_problems(name):
     assert (np.diff(calibrator(np.linspace(0, 1, 101))) >= (-1e-12 if name != "bins" else -0.1)).all()
     again = from_dict(json.loads(json.dumps(as_dict(calibrator))))
     assert again == calibrator
+    assert float(calibrator(0.5)) == calibrator([0.5])[0]
     assert np.isnan(calibrator([np.nan])).all() and calibrator(np.full((2, 3), 0.5)).shape == (2, 3)
 
 
