@@ -15,6 +15,7 @@ GradingKind = Literal["exact", "numeric", "math", "choice"]
 _CHOICE = re.compile(r"(?:the\s+)?(?:final\s+)?(?:(?:answer|option|choice)\b)?\s*(?:is\b)?\s*:?"
                      r"(?:\\(?:boxed|text|textbf|mathrm)\s*\{|[\s$*(\[])*([A-Z])(?:[\s$*)\]}.:,].*)?",
                      re.DOTALL | re.IGNORECASE)
+_SECOND_CHOICE = re.compile(r"[\s)\].]*(?:or\b|and\b|[,/&])\s*[(\[]?[A-Za-z](?![A-Za-z0-9])")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})(?:/[0-9]{1,200})?")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _SECONDS = 5
@@ -57,7 +58,7 @@ def choice_letter(text: str) -> str | None:
 
     The letter stands alone, before a bracket, a full stop, a colon or a comma; a text that goes on after a space counts
     for capitals B to Z alone, so that "a cat" and "I think" name none. "A cat" is read as a sentence, "A) cat" and "A. cat"
-    are choices.
+    are choices. Naming two letters ("B or C", "A, B") names none: guessing both is no answer.
     """
     match = _CHOICE.fullmatch(text.strip())
     if match is None:
@@ -65,7 +66,7 @@ def choice_letter(text: str) -> str | None:
     letter, after = match.group(1), text.strip()[match.end(1):]
     if after[:1].isspace() and after.strip() and (letter.islower() or letter in "AI"):
         return None
-    return letter.upper()
+    return None if _SECOND_CHOICE.match(after) else letter.upper()
 
 
 def answer_classes(answers: Sequence[str | None], kind: GradingKind = "exact") -> list[int | None]:

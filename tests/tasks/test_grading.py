@@ -24,7 +24,8 @@ def test_kinds_by_hand(given, reference, exact, numeric):
     ("B", "B"), ("(b)", "B"), ("B.", "B"), ("B) 12 apples", "B"), ("\\boxed{B}", "B"), ("\\boxed{\\text{(B)}}", "B"),
     ("The answer is B", "B"), ("Answer: (C)", "C"), ("option d", "D"), ("**E**", "E"), ("$\\textbf{(A)}$", "A"), ("a", "A"),
     ("A. cat", "A"), ("C 12", "C"), ("a cat", None), ("A cat", None), ("I think", None), ("cab", None), ("12", None),
-    ("", None), ("answer", None), ("isotope", None), ("B or C", "B")])
+    ("", None), ("answer", None), ("isotope", None), ("B or C", None), ("A, B", None), ("(b) and (c)", None), ("A, cat", "A"),
+    ("B) x or y", "B")])
 def test_choice_letters(text, letter):
     assert choice_letter(text) == letter
 
