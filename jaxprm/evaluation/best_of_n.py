@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from jaxprm.errors import InputError
 from jaxprm.metrics import Interval, bootstrap_mean, paired_difference
 from jaxprm.metrics.pass_at_k import pass_at_k
+from jaxprm.metrics.subsampling import chance_of_best
 from jaxprm.scoring.votes import NO_ANSWER, select_at
 
 METHODS = ("pass@1", "majority", "PRM best", "PRM weighted", "oracle")
@@ -144,7 +144,7 @@ def best_of_n(candidates: Candidates, key: int | tuple[int, ...], *, sizes: Sequ
     for size in sizes:
         oracle = np.array([pass_at_k(pool, right, size) for right in range(pool + 1)])
         per_problem["pass@1"].append(correct.mean(axis=1))
-        per_problem["PRM best"].append(ranked @ _chance_of_best(pool, size))
+        per_problem["PRM best"].append(ranked @ chance_of_best(pool, size))
         per_problem["oracle"].append(oracle[correct.sum(axis=1)])
         if size == 1:  # a single candidate is chosen by any vote
             for method in ("majority", "PRM weighted"):
@@ -173,8 +173,3 @@ def _subsets(rng: np.random.Generator, problems: int, pool: int, size: int, coun
         return np.broadcast_to(np.arange(pool), (problems, 1, pool))
     order = np.argpartition(rng.random((problems, count, pool), np.float32), size - 1, axis=2)
     return np.sort(order[..., :size], axis=2)
-
-
-def _chance_of_best(pool: int, size: int) -> Float[np.ndarray, " M"]:
-    """Probability that the candidate of each rank is the best of a random subset."""
-    return np.array([math.comb(pool - 1 - rank, size - 1) / math.comb(pool, size) for rank in range(pool)])

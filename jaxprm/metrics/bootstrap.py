@@ -8,6 +8,7 @@ intervals.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -77,6 +78,72 @@ def paired_difference(first, second, groups, key: int | Sequence[int], *, resamp
     return bootstrap_mean(first - second, groups, key, resamples=resamples, level=level)
 
 
+def bootstrap_of_sums(columns, statistic: Callable[[np.ndarray], np.ndarray], groups, key: int | Sequence[int], *,
+                      resamples: int = 1000, level: float = 0.95) -> Interval:
+    """The interval of a statistic of sums over rows: an F1, a correlation, any ratio (vectorised).
+
+    Args:
+      columns: float[N, K], what every row adds to the K sums.
+      statistic: from sums `[..., K]` to `[...]`, nan where it is undefined; such resamples are left out.
+      groups: `[N]` id of the group (problem) of each row.
+    """
+    index, count, columns = _grouped_columns(columns, groups)
+    draws = _draws(count, key, resamples, level)
+    estimate = float(statistic(columns.sum(axis=0))) if len(index) else None
+    return _percentiles(estimate, statistic(draws @ columns) if len(index) else [], level)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedTest:
+    """Two methods on the same problems.
+
+    Attributes:
+      difference: statistic of the first minus that of the second, with its interval.
+      p_value: two-sided: twice the share of resamples on the other side of zero, both counts one up so that it is
+        never 0, at most 1. It is below ``1 - level`` where the interval leaves zero out (up to that one count).
+      groups: number of problems.
+    """
+
+    difference: Interval
+    p_value: float
+    groups: int
+
+
+def paired_test(first, second, statistic: Callable[[np.ndarray], np.ndarray], groups, key: int | Sequence[int], *,
+                resamples: int = 10_000, level: float = 0.95) -> PairedTest:
+    """The paired bootstrap test of two methods by problem, for any statistic of sums (see `bootstrap_of_sums`).
+
+    Both methods are resampled together, so that what makes a problem hard for both cancels.
+
+    Args:
+      first, second: float[N, K] (or `[N]`), what every row adds to the sums of the two methods.
+      statistic: from sums `[..., K]` to `[...]`.
+
+    Raises:
+      ValueError: shapes that differ.
+    """
+    if np.shape(first) != np.shape(second):
+        raise ValueError(f"paired values must have one shape, not {np.shape(first)} and {np.shape(second)}")
+    index, count, first = _grouped_columns(first, groups)
+    _, _, second = _grouped_columns(second, groups)
+    draws = _draws(count, key, resamples, level)
+    if not len(index):
+        return PairedTest(_percentiles(None, [], level), float("nan"), 0)
+    samples = np.concatenate([statistic(draw @ first) - statistic(draw @ second) for draw in np.array_split(draws, 8)])
+    estimate = float(statistic(first.sum(axis=0)) - statistic(second.sum(axis=0)))
+    known = samples[~np.isnan(samples)]
+    tails = [(int(np.sum(side)) + 1) / (len(known) + 1) for side in (known <= 0, known >= 0)]
+    p_value = min(1.0, 2 * min(tails)) if len(known) else float("nan")
+    return PairedTest(_percentiles(estimate, samples, level), p_value, count)
+
+
+def _grouped_columns(columns, groups) -> tuple[np.ndarray, int, np.ndarray]:
+    """Index of every row's group, number of groups, and the columns summed inside each group: float[G, K]."""
+    index, count = _groups(groups)
+    columns = np.asarray(columns, np.float64).reshape(len(index), -1) if len(index) else np.zeros((0, 1))
+    return index, count, np.stack([np.bincount(index, column, minlength=count) for column in columns.T], axis=-1)
+
+
 def bootstrap_auroc(scores, labels, groups, key: int | Sequence[int], *, positions=None, resamples: int = 1000,
                     level: float = 0.95) -> Interval:
     """The interval of `auroc`, or of the mean of `auroc_within_position` where `positions` are given.
@@ -121,10 +188,16 @@ def _groups(groups) -> tuple[Int[np.ndarray, " N"], int]:
 def _draws(count: int, key, resamples: int, level: float) -> Int[np.ndarray, "R G"]:
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples {resamples} must be at least 1 and level {level} between 0 and 1")
+    return _multinomial(count, tuple(key) if np.iterable(key) else int(key), resamples)
+
+
+@functools.lru_cache(maxsize=4)
+def _multinomial(count: int, key: int | tuple[int, ...], resamples: int) -> Int[np.ndarray, "R G"]:
+    """Kept for the next statistic of the same problems: drawing takes longer than most statistics."""
     rng = np.random.default_rng(key)
-    if not count:
-        return np.zeros((resamples, 0), np.int64)
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples) if count else np.zeros((resamples, 0), np.int64)
+    draws.flags.writeable = False
+    return draws
 
 
 def _percentiles(estimate, samples, level: float) -> Interval:

@@ -1,4 +1,5 @@
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,12 @@ EXPECTED = {
     "prod": [0.9 * 0.5 * 0.8 * 0.7, 0.2 * 0.9 * 0.4, 0.3, 0],
     "last": [0.7, 0.4, 0.3, 0],
     "geometric_mean": [0.252**0.25, 0.072 ** (1 / 3), 0.3, 0],
+    "soft_min": [-0.1 * math.log(sum(math.exp(-10 * s) for s in (0.9, 0.5, 0.8, 0.7)) / 4),
+                 -0.1 * math.log(sum(math.exp(-10 * s) for s in (0.2, 0.9, 0.4)) / 3), 0.3, 0],
+    "logit_mean": [1 / (1 + ((0.1 * 0.5 * 0.2 * 0.3) / (0.9 * 0.5 * 0.8 * 0.7)) ** (1 / 4)),
+                   1 / (1 + ((0.8 * 0.1 * 0.6) / (0.2 * 0.9 * 0.4)) ** (1 / 3)), 0.3, 0],
+    "sum": [2.9, 1.5, 0.3, 0],
+    "first_below": [1, 0, 0, 0],
 }
 
 
@@ -58,7 +65,7 @@ def test_monotone_in_every_step_and_between_min_and_max(how):
         raised = scores.copy()
         raised[:, step] = np.minimum(1, raised[:, step] + 0.1)
         assert (aggregate(raised, mask, how) >= value - 1e-6).all()
-    if how != "prod":
+    if how not in ("prod", "sum", "first_below"):
         assert (value >= aggregate(scores, mask, "min") - 1e-6).all()
         assert (value <= aggregate(scores, mask, "max") + 1e-6).all()
 
@@ -68,6 +75,41 @@ def test_a_zero_score_is_exactly_zero_and_low_precision_is_summed_in_float32():
     assert (aggregate(scores, mask, "geometric_mean") == 0).all()
     long = jnp.full((1, 4096), 0.7, jnp.bfloat16)
     np.testing.assert_allclose(aggregate(long, jnp.ones((1, 4096), bool), "mean"), float(long[0, 0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [how for how in AGGREGATIONS if how != "last"])
+def test_a_score_that_is_not_a_number_is_not_hidden(how):
+    scores, mask = np.array([[0.4, np.nan, 0.9], [0.4, np.nan, 0.9]], np.float32), np.array([[1, 1, 1], [1, 0, 1]], bool)
+    for got in (aggregate(scores, mask, how), aggregate(jnp.asarray(scores), jnp.asarray(mask), how)):
+        assert np.isnan(got).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("how", [how for how in AGGREGATIONS if how not in ("last", "first_below")])
+def test_the_order_of_the_steps_does_not_matter(how):
+    np.testing.assert_allclose(aggregate(SCORES[:, ::-1], MASK[:, ::-1], how), aggregate(SCORES, MASK, how), rtol=1e-6)
+
+
+def test_soft_min_runs_from_the_minimum_to_the_mean():
+    near = [aggregate(SCORES, MASK, "soft_min", temperature=value) for value in (1e-4, 0.03, 0.3, 3.0, 1e3)]
+    np.testing.assert_allclose(near[0], aggregate(SCORES, MASK, "min"), atol=2e-4)
+    np.testing.assert_allclose(near[-1], aggregate(SCORES, MASK, "mean"), atol=2e-4)
+    assert (np.diff(np.stack(near), axis=0) >= -1e-6).all()
+    with pytest.raises(ValueError, match="temperature must be positive, not 0"):
+        aggregate(SCORES, MASK, "soft_min", temperature=0.0)
+
+
+def test_logit_mean_ranks_by_the_mean_logit_and_survives_zero_and_one():
+    scores = np.array([[0.0, 1.0], [0.0, 0.9], [0.5, 0.6], [1.0, 1.0], [0.0, 0.0]], np.float32)
+    value = aggregate(scores, np.ones((5, 2), bool), "logit_mean")
+    assert np.isfinite(value).all() and np.argsort(value).tolist() == [4, 1, 0, 2, 3]
+    assert value[0] == pytest.approx(0.5, abs=0.05) and 0 < value[4] < 1e-6 and 1 - 1e-6 < value[3] < 1
+
+
+def test_first_below_counts_the_steps_before_the_first_bad_one():
+    scores = np.array([[0.9, 0.5, 0.4, 0.9], [0.9, 0.8, 0.7, 0.6], [0.1, 0.9, 0.9, 0.9]], np.float32)
+    mask = np.ones((3, 4), bool)
+    np.testing.assert_array_equal(aggregate(scores, mask, "first_below"), [0.5, 1, 0])
+    np.testing.assert_array_equal(aggregate(scores, mask, "first_below", threshold=0.65), [0.25, 0.75, 0])
 
 
 def test_unknown_aggregation_raises():

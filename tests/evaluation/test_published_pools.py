@@ -1,0 +1,51 @@
+"""Best-of-32 on two public pools with published step scores equals the numbers of others."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from jaxprm.errors import InputError
+
+SUMMARY = {  # problems, pass@1, majority, oracle, problems with right and wrong candidates
+    "strict_bon_math500_dev": (238, 0.8817, 0.9118, 0.9790, 75),
+    "strict_bon_gsm8k": (351, 0.8420, 0.8433, 0.9601, 97),
+}
+BEST = {  # last, min, mean, prod
+    ("strict_bon_math500_dev", "qwen_prm"): (0.9412, 0.9412, 0.9412, 0.9454),
+    ("strict_bon_gsm8k", "qwen_prm"): (0.8974, 0.8803, 0.8860, 0.8889),
+    ("strict_bon_gsm8k", "skywork_prm"): (0.9174, 0.8661, 0.8832, 0.8718),
+    ("strict_bon_gsm8k", "skywork_prm_1_5b"): (0.8661, 0.8462, 0.8746, 0.8519),
+    ("strict_bon_gsm8k", "math_shepherd"): (0.8376, 0.8462, 0.8405, 0.8490),
+    ("strict_bon_gsm8k", "rlhflow_prm"): (0.8319, 0.8405, 0.8490, 0.8462),
+    ("strict_bon_gsm8k", "internlm2_7b_reward"): (0.8832, 0.8376, 0.8405, 0.8405),
+    ("strict_bon_gsm8k", "internlm2_1_8b_reward"): (0.8405, 0.8234, 0.8547, 0.8405),
+}
+
+
+@pytest.fixture(scope="module")
+def pools(repository):
+    spec = importlib.util.spec_from_file_location("best_of_n_pools", repository / "experiments/best_of_n/pools.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize("name", SUMMARY)
+def test_the_published_table(pools, shared, name):
+    pool = pools.read_pool(shared / "data/dev_eval", name)
+    ours = pools.table(pool)
+    assert (ours["problems"], ours["mixed"]) == (SUMMARY[name][0], SUMMARY[name][4])
+    np.testing.assert_allclose([ours["pass@1"], ours["majority"], ours["oracle"]], SUMMARY[name][1:4], atol=5.1e-5)
+    for (where, model), expected in BEST.items():
+        if where == name:
+            got = [ours["best"][model][how] for how in ("last", "min", "mean", "prod")]
+            np.testing.assert_allclose(got, expected, atol=5.1e-5, err_msg=model)
+
+
+def test_a_missing_pool_is_named(pools, tmp_path):
+    with pytest.raises(InputError, match="strict_bon_gsm8k.jsonl.gz: does not exist; name the folder"):
+        pools.read_pool(tmp_path, "strict_bon_gsm8k")
