@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import jaxprm
+from jaxprm.cli.data import app as data_app
 from jaxprm.errors import InputError
 from jaxprm.progress import Progress, SilentProgress, terminal_progress
 
@@ -28,6 +29,7 @@ class Dtype(enum.StrEnum):
 
     float32, bfloat16 = "float32", "bfloat16"
 
+app.add_typer(data_app, name="data")
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name of a shipped config, or a .gin file.")]
 RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/CONFIG]. "

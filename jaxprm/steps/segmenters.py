@@ -174,7 +174,7 @@ def token_windows(tokenizer: Tokenizer, size: int) -> Segmenter:
     return lambda text: [segment for segment in window_segments(token_pieces(text, tokenizer), size) if segment]
 
 
-def token_entropies(log_probs: Float[np.ndarray, "T V"]) -> Float[np.ndarray, "T"]:
+def token_entropies(log_probs: Float[np.ndarray, "T V"]) -> Float[np.ndarray, " T"]:
     """Entropy in nats of each next-token distribution, from natural log-probabilities of all or of the top V tokens.
 
     What the given tokens leave of the probability counts as one more outcome, which makes the result of a top-V list a lower
@@ -196,7 +196,7 @@ def token_entropies(log_probs: Float[np.ndarray, "T V"]) -> Float[np.ndarray, "T
     return inner - np.where(rest > 1e-12, rest * np.log(np.maximum(rest, 1e-300)), 0.0)
 
 
-def entropy_segments(pieces: Sequence[str], entropies: Sequence[float] | Float[np.ndarray, "T"], threshold: float, *,
+def entropy_segments(pieces: Sequence[str], entropies: Sequence[float] | Float[np.ndarray, " T"], threshold: float, *,
                      min_tokens: int = 1) -> list[str]:
     """A step begins at each token that the policy was unsure of (EDU-PRM: entropy above ``threshold``, in nats).
 

@@ -12,7 +12,8 @@ from jaxprm.steps.segmenters import (SEGMENTERS, cut, entropy_segments, find_seg
 
 # Pieces that mean something to a segmenter, in any order, besides plain text.
 parts = st.sampled_from(["\n", "\n\n", " ", "$", "$$", "\\[", "\\]", "\\(", "\\)", "```", "```\n", "`", "\\begin{a}",
-                         "\\end{a}", "Step 1: ", "Step 2.", "Thought: ", "Action: ", "</tool_call>", "<tool_response>", "User:", "e.g. ",
+                         "\\end{a}", "Step 1: ", "Step 2.", "Thought: ", "Action: ", "</tool_call>",
+                         "<tool_response>", "User:", "e.g. ",
                          "So it is. ", "A. ", "3.14", "ки", "。", "\\$", "~~~\n", "\\"])
 texts = st.lists(st.one_of(parts, st.text(max_size=6)), max_size=25).map("".join)
 

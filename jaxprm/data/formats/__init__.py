@@ -17,7 +17,7 @@ from jaxprm.data.formats import (
     stepwise,
     trees,
 )
-from jaxprm.data.formats.base import Format, ProblemIndex, ReadSettings, read_format
+from jaxprm.data.formats.base import Format, ProblemIndex, ReadSettings, read_format, read_raw
 from jaxprm.data.formats.rows import read_rows
 from jaxprm.data.formats.writers import WRITERS, WriteSettings, Writer
 from jaxprm.errors import InputError
@@ -47,4 +47,4 @@ def find_writer(name: str) -> Writer:
 
 
 __all__ = ["FORMATS", "WRITERS", "Format", "ProblemIndex", "ReadSettings", "WriteSettings", "Writer", "find_format",
-           "find_writer", "read_format", "read_rows"]
+           "find_writer", "read_format", "read_raw", "read_rows"]

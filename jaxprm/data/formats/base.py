@@ -9,6 +9,8 @@ values were used.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +47,7 @@ class ReadSettings:
       step_tag: the text that ends a step, in formats that mark steps inside one text.
       label_field: the field with the labels, in formats where its name is the annotator's choice.
       problems: the known problem texts, for formats that write problem and first step as one text.
-      segmenter: cuts a whole solution into steps, in formats that have it as one text.
+      segmenter: the name of what cuts a solution into steps (`jaxprm.steps.segmenters`), in formats that have it as one text.
     """
 
     neutral: NeutralPolicy | None = None
@@ -55,7 +57,7 @@ class ReadSettings:
     step_tag: str | None = None
     label_field: str | None = None
     problems: ProblemIndex | None = None
-    segmenter: Callable[[str], list[str]] | None = None
+    segmenter: str | None = None
 
     def __post_init__(self):
         for field, allowed in _ALLOWED.items():
@@ -76,7 +78,9 @@ class ProblemIndex:
 
     def __init__(self, problems: Sequence[str]):
         self._by_start: dict[str, list[str]] = {}
-        for problem in {problem.strip() for problem in problems} - {""}:
+        known = sorted({problem.strip() for problem in problems} - {""})
+        self.fingerprint = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        for problem in known:
             self._by_start.setdefault(problem[:self._KEY], []).append(problem)
         for alike in self._by_start.values():
             alike.sort(key=len, reverse=True)
@@ -223,6 +227,16 @@ def read_format(path: str | os.PathLike, format: Format, settings: ReadSettings 
                 on_error: OnError | None = None, first: int = 1) -> Iterator[tuple[int, list[LabeledSolution]]]:
     """Streams a file: (row number, the labelled solutions of that row; a row of a tree or of a pair has several).
 
+    See `read_raw`.
+    """
+    return ((number, items) for number, _, items in read_raw(path, format, settings, on_error=on_error, first=first))
+
+
+def read_raw(path: str | os.PathLike, format: Format, settings: ReadSettings = ReadSettings(), *,
+             on_error: OnError | None = None,
+             first: int = 1) -> Iterator[tuple[int, dict[str, Any], list[LabeledSolution]]]:
+    """As `read_format`, with the raw row between the two, for tools that pass rows on as they are.
+
     Args:
       on_error: called with the error of every row that cannot be read, which is left out as a whole; ``None`` = the first
         one raises.
@@ -239,7 +253,7 @@ def read_format(path: str | os.PathLike, format: Format, settings: ReadSettings 
                 raise
             on_error(error)
             continue
-        yield number, items
+        yield number, value, items
 
 
 def _object(value: Any, path, number: int) -> Fields:

@@ -47,16 +47,14 @@ def _steps_with_labels(row: Row) -> Iterator[LabeledSolution]:
 
 
 def _text(row: Row) -> Iterator[LabeledSolution]:
+    from jaxprm.steps.segmenters import find_segmenter  # the room below takes a moment to load; few formats need it
+
     text = row.text("solution", "response", "completion", "output", "text")
-    steps = [step.strip() for step in row.settings.segmenter(text)]
+    steps = [step.strip() for step in find_segmenter(row.settings.segmenter)(text)]
     yield row.solution(row.text("problem", "question", "prompt", "instruction"), [step for step in steps if step],
                        id=row.identifier("id"), answer=row.text_or_none("answer", "ground_truth"),
                        correct=row.flag_or_none("final_correct", "correct"), generator=row.text_or_none("generator", "model"),
                        meta={})
-
-
-def _newlines(text: str) -> list[str]:
-    return text.splitlines(keepends=True)
 
 
 FORMATS = (
@@ -71,5 +69,5 @@ FORMATS = (
            "Khalifa et al. 2025, Process Reward Models That Think, arXiv 2504.16828 (github.com/mukhal/ThinkPRM)",
            "as in the file", _steps_with_labels, {"after_error": "keep", "bad_at_most": 0.0}),
     Format("text", "{problem, solution as one text} without labels, cut into steps by --segmenter [default: lines].",
-           "jaxprm.steps.segmenters", "not labelled", _text, {"segmenter": _newlines}),
+           "jaxprm.steps.segmenters", "not labelled", _text, {"segmenter": "newline"}),
 )

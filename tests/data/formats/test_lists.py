@@ -39,8 +39,10 @@ def test_thinkprm(read):
 def test_text(read):
     item, = read("text", {"problem": "p", "solution": "a\n\nb\n", "answer": 3})
     assert item.solution.steps == ("a", "b") and item.labels is None and item.solution.problem.answer == "3"
-    item, = read("text", {"prompt": "p", "response": "a|b"}, segmenter=lambda text: text.split("|"))
-    assert item.solution.steps == ("a", "b")
+    item, = read("text", {"prompt": "p", "response": "a|b"}, segmenter="marker:|")
+    assert item.solution.steps == ("a|", "b")
+    with pytest.raises(InputError, match="no such segmenter"):
+        read("text", {"prompt": "p", "response": "a"}, segmenter="x")
 
 
 BENCH = {"id": "gsm8k-0", "generator": "m", "problem": "p", "steps": ["a", "b", "c"], "final_answer_correct": False, "label": 1}
