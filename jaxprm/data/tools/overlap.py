@@ -66,11 +66,12 @@ def overlap(source: Source, benchmark: Source, *, size: int = 8, threshold: floa
 
     def clean(place: tuple[int, int], items) -> bool:
         nonlocal contaminated
-        text = items[0].solution.problem.prompt
+        grams = set(ngram_hashes(items[0].solution.problem.prompt, size).tolist())
         if solutions:
-            text = "\n".join([text, *(step for item in items for step in item.solution.steps)])
+            for item in items:
+                grams.update(ngram_hashes("\n".join(item.solution.steps), size).tolist())
         shared: dict[int, int] = {}
-        for gram in ngram_hashes(text, size).tolist():
+        for gram in grams:
             for index in where.get(gram, ()):
                 shared[index] = shared.get(index, 0) + 1
         covered = {index: count / sizes[index] for index, count in shared.items() if count >= threshold * sizes[index]}

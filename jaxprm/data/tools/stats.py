@@ -49,6 +49,8 @@ class Statistics:
             found.append(f"{self.errors_at_last_step:.0%} of the first errors are at the last step: a model can learn the "
                          "place instead of the error")
         judged = self.good + self.bad + self.soft
+        if self.solutions and not judged:
+            found.append("no step is judged: is this the right format (--format)?")
         if judged and self.good / judged > 0.95:
             found.append(f"{self.good / judged:.0%} of the judged steps are right")
         if judged and self.bad / judged > 0.95:
