@@ -12,7 +12,7 @@ import typer
 from jaxprm.errors import InputError
 from jaxprm.progress import terminal_progress
 
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True,
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown",
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Convert, count, check, split, deduplicate, compare, mix and look at step-labelled files.")
 

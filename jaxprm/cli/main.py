@@ -299,7 +299,8 @@ def main(arguments: list[str] | None = None) -> None:
     message = None
     try:
         # Not standalone, so that errors arrive here; it returns the exit code of --help (0) and of an interrupt (130).
-        code = app(args=arguments or ["--help"], prog_name="jaxprm", standalone_mode=False) or 0
+        help_only = ["--help"] if arguments in ([], ["data"]) else []  # a group without a command shows what it has
+        code = app(args=arguments + help_only, prog_name="jaxprm", standalone_mode=False) or 0
     except InputError as error:
         code, message = 2, str(error)
     except OSError as error:

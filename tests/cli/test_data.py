@@ -125,6 +125,8 @@ def test_validate_lists_what_is_wrong(call, tmp_path):
 
 
 def test_help_has_examples(call):
+    code, out, err = call()
+    assert code == 0 and "dedup" in out and not err
     for command in ("convert", "stats", "validate", "split", "dedup", "overlap", "mix", "view", "formats"):
         code, out, _ = call(command, "--help")
         assert code == 0 and f"Example: jaxprm data {command}" in " ".join(out.split())

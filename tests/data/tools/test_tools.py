@@ -306,3 +306,14 @@ def test_shards_of_other_settings(write, tmp_path):
         convert(source(path), folder, writer=find_writer("trl"), settings=settings, shard_rows=5, suffix=".jsonl")
         assert [child.name for child in sorted(folder.iterdir())] == ["00000.jsonl", "convert.json"]
         assert json.loads((folder / "convert.json").read_text())["identity"]["write"] == dataclasses.asdict(settings)
+
+
+def test_published_numbers(shared):
+    """The data card: PARC has 2,410 right and 1,493 wrong steps, and shares 73 problems with the GSM8K pool."""
+    folder = shared / "data/dev_eval"
+    if not folder.is_dir():
+        pytest.skip("no real data")
+    parc, pool = (source(folder / f"{name}.jsonl.gz") for name in ("parc", "strict_bon_gsm8k"))
+    found = statistics(parc)
+    assert (found.rows, found.problems, found.good, found.bad, found.with_error) == (668, 451, 2410, 1493, 424)
+    assert overlap(parc, pool).touched == 73
