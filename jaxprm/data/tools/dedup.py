@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -20,6 +21,7 @@ from jaxprm.records import LabeledSolution, atomic_write
 By = Literal["solution", "problem"]
 
 _PAIRS = 1 << 16  # candidate pairs that are compared at a time
+_WAITING = 1 << 12  # signatures that are written at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,20 +87,24 @@ def _near_duplicates(source: Source, output, by: By, near: MinHash) -> np.ndarra
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".dedup-", dir=folder) as scratch:
         signatures, keys = Path(scratch) / "signatures", [Path(scratch) / f"band{band}" for band in range(near.bands)]
-        count = 0
-        files = [open(path, "wb") for path in (signatures, *keys)]
-        try:
+        count, waiting = 0, []
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(open(path, "wb")) for path in (signatures, *keys)]
+
+            def store() -> None:
+                table = np.array(waiting, np.uint32).reshape(-1, near.permutations)
+                for file, rows in zip(files, (table, *near.band_keys(table))):
+                    file.write(rows.tobytes())
+                waiting.clear()
+
             for _, _, items in source.rows(Errors(strict=False)):  # the second pass over the rows reports the errors
                 if not items:
                     continue
-                signature = near.signature(_text(items, by))
-                files[0].write(signature.tobytes())
-                for file, key in zip(files[1:], near.band_keys(signature)):
-                    file.write(key.tobytes())
+                waiting.append(near.signature(_text(items, by)))
                 count += 1
-        finally:
-            for file in files:
-                file.close()
+                if len(waiting) == _WAITING:
+                    store()
+            store()
         if not count:
             return np.zeros(0, bool)
         table = np.memmap(signatures, np.uint32, "r", shape=(count, near.permutations))

@@ -8,6 +8,7 @@ compared (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import zlib
 
@@ -63,7 +64,7 @@ class MinHash:
         factors = random.integers(0, 2**63, (2, self.permutations), np.uint64)
         object.__setattr__(self, "_factors", (factors[0] | np.uint64(1), factors[1]))
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         """Entries per band: as many as keep the chance of missing a pair at the threshold below 1 %."""
         return max((rows for rows in range(1, self.permutations + 1)
@@ -83,10 +84,10 @@ class MinHash:
         lowest = (grams[:, None] * factor + offset >> np.uint64(32)).min(axis=0)
         return lowest.astype(np.uint32)
 
-    def band_keys(self, signature: np.ndarray) -> np.ndarray:
-        """uint64[bands]: equal where two signatures agree in a whole band."""
-        entries = signature[:self.bands * self.rows].reshape(self.bands, self.rows).astype(np.uint64)
-        keys = np.arange(self.bands, dtype=np.uint64)
-        for column in entries.T:
-            keys = _scramble(keys * _MIX + column)
+    def band_keys(self, signatures: np.ndarray) -> np.ndarray:
+        """uint32[N, permutations] -> uint64[bands, N]: equal where two signatures agree in a whole band."""
+        entries = signatures[:, :self.bands * self.rows].reshape(len(signatures), self.bands, self.rows).astype(np.uint64)
+        keys = np.repeat(np.arange(self.bands, dtype=np.uint64)[:, None], len(signatures), axis=1)
+        for entry in range(self.rows):
+            keys = _scramble(keys * _MIX + entries[:, :, entry].T)
         return keys
