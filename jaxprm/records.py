@@ -14,7 +14,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,8 +220,12 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
+def read_json_lines(path: str | os.PathLike, on_error: Callable[[InputError], None] | None = None,
+                    first: int = 1) -> Iterator[tuple[int, Any]]:
     """Yields (1-based line number, JSON value) of a ``.jsonl`` or ``.jsonl.gz`` file; blank lines are skipped.
+
+    ``on_error`` is called with the error of a line that is not JSON or not UTF-8, and reading goes on behind it; without it
+    the first such line raises. Lines before number ``first`` are passed over without a look.
 
     Raises:
       InputError: the file is missing, not gzip although named ``.gz``, truncated, not UTF-8, or a line is not JSON.
@@ -231,13 +235,31 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
         raise InputError("is not a file" if path.exists() else "no such file", file=path, hint="check the path")
     number = 0
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _parse_json(line, path, number)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # gzip.BadGzipFile is an OSError
-        raise InputError(f"cannot be read ({error})", file=path, row=number + 1,
-                         hint="the file is damaged or truncated") from None
+                if number < first:
+                    continue
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    if not text.strip():
+                        continue
+                    value = _parse_json(text, path, number)
+                except UnicodeDecodeError as error:
+                    value = _damaged(error, path, number)
+                except InputError as error:
+                    value = error
+                if not isinstance(value, InputError):
+                    yield number, value
+                elif on_error is None:
+                    raise value
+                else:
+                    on_error(value)
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise _damaged(error, path, number + 1) from None
+
+
+def _damaged(error: Exception, path: Path, number: int) -> InputError:
+    return InputError(f"cannot be read ({error})", file=path, row=number, hint="the file is damaged or truncated")
 
 
 def _parse_json(line: str, path: Path, number: int) -> Any:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import jaxprm
+from jaxprm.cli.data import app as data_app
 from jaxprm.errors import Diverged, InputError, Stopped
 from jaxprm.progress import Progress, SilentProgress, terminal_progress
 
@@ -28,6 +29,7 @@ class Dtype(enum.StrEnum):
 
     float32, bfloat16 = "float32", "bfloat16"
 
+app.add_typer(data_app, name="data")
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name of a shipped config, or a .gin file.")]
 RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/CONFIG]. "
@@ -371,7 +373,8 @@ def main(arguments: list[str] | None = None) -> None:
     message = None
     try:
         # Not standalone, so that errors arrive here; it returns the exit code of --help (0) and of an interrupt (130).
-        code = app(args=arguments or ["--help"], prog_name="jaxprm", standalone_mode=False) or 0
+        help_only = ["--help"] if arguments in ([], ["data"]) else []  # a group without a command shows what it has
+        code = app(args=arguments + help_only, prog_name="jaxprm", standalone_mode=False) or 0
     except InputError as error:
         code, message = 2, str(error)
     except Diverged as error:
