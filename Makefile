@@ -22,7 +22,7 @@ quickstart: .venv/core.stamp
 test: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 parity: .venv-parity/stamp
 	.venv-parity/bin/python -m pytest tests/parity $(PYTEST_ARGS)

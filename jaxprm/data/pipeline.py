@@ -29,7 +29,7 @@ from jaxprm.errors import InputError
 class _PackedDataset:
     """What both datasets share: shuffle, repeat, pack into rows, batch."""
 
-    def __init__(self, sources: Sequence[Sequence[dict[str, np.ndarray]]], weights: Sequence[float],
+    def __init__(self, sources: Sequence[Sequence], weights: Sequence[float],
                  lengths: dict[str, int], padding: dict[str, int], *, batch_rows: int, seed: int | None,
                  epochs: int | None, packing: bool, process_index: int, process_count: int):
         for field, value in (*lengths.items(), ("batch_rows", batch_rows), ("epochs", 1 if epochs is None else epochs)):

@@ -66,6 +66,12 @@ def accepts_outputs(name: str, count: int) -> bool:
     return count >= 1 if allowed is None else count in (allowed if isinstance(allowed, tuple) else (allowed,))
 
 
+def outputs_in_words(name: str) -> str:
+    """What `accepts_outputs` accepts, for messages: "1", "2 or 3", "any number of"."""
+    allowed = OUTPUTS[name]
+    return "any number of" if allowed is None else " or ".join(map(str, allowed if isinstance(allowed, tuple) else (allowed,)))
+
+
 __all__ = [
     "OUTPUTS",
     "STEP_OBJECTIVES",
@@ -87,6 +93,7 @@ __all__ = [
     "margin_ranking",
     "mean_squared_error",
     "next_token_cross_entropy",
+    "outputs_in_words",
     "pairwise_ranking",
     "pqm_ranking",
     "preference_pairs",

@@ -22,7 +22,7 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters
 from jaxprm.models.reward_model import HeadConfig, PolicyRewardModel, RewardModel
 from jaxprm.models.transformer import LanguageModel
-from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES, accepts_outputs
+from jaxprm.objectives import STEP_OBJECTIVES, accepts_outputs, outputs_in_words
 from jaxprm.progress import Progress
 from jaxprm.records import LabeledSolution
 from jaxprm.scoring.implicit import ImplicitModel
@@ -128,7 +128,7 @@ def _check_head(objective: str, head: HeadConfig, recipe: Recipe) -> None:
     if head.kind == "two_head":
         count = 1  # the objective reads one of them at a time
     if not accepts_outputs(objective, count):
-        raise InputError(f"{objective} reads {OUTPUTS[objective]} output(s) per step, this head has {head.outputs}",
+        raise InputError(f"{objective} reads {outputs_in_words(objective)} output(s) per step, this head has {head.outputs}",
                          field="head.kind", value=head.kind)
     for kind, name in (("quantile", "quantile"), ("buffer", "buffer_cross_entropy"), ("ensemble", "ensemble_anchor")):
         if (objective == name) != (head.kind == kind):

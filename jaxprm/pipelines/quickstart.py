@@ -34,7 +34,7 @@ from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.transformer import LanguageModel
-from jaxprm.objectives import OUTPUTS, STEP_OBJECTIVES, accepts_outputs
+from jaxprm.objectives import STEP_OBJECTIVES, accepts_outputs, outputs_in_words
 from jaxprm.pipelines import quickstart_report
 from jaxprm.progress import Progress
 from jaxprm.records import (LabeledSolution, Problem, Solution, atomic_write, dump_row, read_solutions, to_row,
@@ -153,7 +153,7 @@ class Quickstart:
         if self.objective not in STEP_OBJECTIVES:
             raise InputError(f"must be one of {', '.join(STEP_OBJECTIVES)}", field="objective", value=self.objective)
         if not accepts_outputs(self.objective, self.head.outputs):
-            raise InputError(f"needs a head with {OUTPUTS[self.objective]} outputs, {self.head.kind} has "
+            raise InputError(f"needs a head with {outputs_in_words(self.objective)} outputs, {self.head.kind} has "
                              f"{self.head.outputs}", field="objective", value=self.objective)
 
 

@@ -107,7 +107,8 @@ def make_train_step(model: nnx.Module, loss_function: LossFunction, optimizer: o
         loss = Loss(*jax.tree.map(lambda values: values.sum(axis=0), sums))
         return jax.tree.map(lambda value: ratio(value, loss.weight.astype(value.dtype)), total), loss
 
-    def step(state: TrainState, batch, frozen):
+    def step(state: TrainState, batch, frozen=None):
+        frozen = frozen or {}
         gradient, loss = accumulated(state.parameters, frozen, batch)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.parameters)
         metrics = {"loss": loss.mean(), "gradient_norm": optax.tree.norm(gradient), **loss.metric_means()}
@@ -118,8 +119,7 @@ def make_train_step(model: nnx.Module, loss_function: LossFunction, optimizer: o
             average = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, values)
         return TrainState(state.step + 1, values, optimizer_state, average), metrics
 
-    compiled = jax.jit(step, donate_argnums=0)
-    return lambda state, batch, frozen=None: compiled(state, batch, frozen or {})
+    return jax.jit(step, donate_argnums=0)
 
 
 def micro_batches(batch: dict[str, jax.Array], count: int) -> dict[str, jax.Array]:

@@ -119,7 +119,7 @@ def test_the_shipped_config_is_the_default():
 
 @pytest.mark.parametrize("change, message", [
     (dict(samples=4), "field 'samples' = 4: must be at least 8"),
-    (dict(objective="cross_entropy"), "field 'objective' = 'cross_entropy': needs a head with 2 outputs, scalar has 1"),
+    (dict(objective="cross_entropy"), "field 'objective' = 'cross_entropy': needs a head with 2 or 3 outputs, scalar has 1"),
     (dict(test_part="policy"), "field 'test_part' = 'policy': must be test or development"),
     (dict(corpus=0), "field 'corpus' = 0: must be at least 1")])
 def test_bad_settings(change, message):
