@@ -161,8 +161,8 @@ GOOD = json.dumps(ROW) + "\n"
     ("x.jsonl", "9" * 5000, "x.jsonl:1: is not valid JSON"),
     ("x.jsonl", b"\xff\xfe\n", "x.jsonl:1: cannot be read ("),
     ("x.jsonl.gz", b"no gzip", "x.jsonl.gz:1: cannot be read (Not a gzipped file"),
-    ("x.jsonl.gz", gzip.compress(GOOD.encode(, mtime=0) * 2000)[:-20], "cannot be read ("),
-    ("x.jsonl.gz", gzip.compress(GOOD.encode(, mtime=0))[:14] + b"\xff" * 8, "x.jsonl.gz:1: cannot be read (")])
+    ("x.jsonl.gz", gzip.compress(GOOD.encode() * 2000, mtime=0)[:-20], "cannot be read ("),
+    ("x.jsonl.gz", gzip.compress(GOOD.encode(), mtime=0)[:14] + b"\xff" * 8, "x.jsonl.gz:1: cannot be read (")])
 def test_damaged_files(tmp_path, name, content, text):
     with pytest.raises(InputError) as raised:
         read_text(tmp_path, content, name)
