@@ -9,9 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxprm.models.sharding import gathered, has_mesh, out_sharding, whole_width
+
+SAVED = "product"
+"""Name of bfloat16 products, for policies of `jax.checkpoint`."""
 
 
 @jax.tree_util.register_dataclass
@@ -76,7 +80,8 @@ def _low_precision_matmul(x: Float[Array, "M I"], weight: Float[Array, "I O"]) -
 
 
 def _matmul_forward(x, weight):
-    return _low_precision_matmul(x, weight), (x, weight)
+    # A policy of `jax.checkpoint` that keeps matrix products does not see this one but for its name.
+    return checkpoint_name(_low_precision_matmul(x, weight), SAVED), (x, weight)
 
 
 def _matmul_backward(saved, cotangent):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxprm.models.attention import SAVED, attend_at, attend_cached
+from jaxprm.models import attention, linear
+from jaxprm.models.attention import attend_at, attend_cached
 from jaxprm.models.attention_kernels import attention_kernel
 from jaxprm.models.cache import KVCache, PromptCache, write
 from jaxprm.models.config import TransformerConfig
@@ -25,7 +26,7 @@ from jaxprm.models.sharding import constrain, gathered, out_sharding
 # Attention is matrix products, too: "dots" keeps its result, which is no larger than the queries.
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.save_from_both_policies(
                        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-                       jax.checkpoint_policies.save_only_these_names(SAVED)),
+                       jax.checkpoint_policies.save_only_these_names(attention.SAVED, linear.SAVED)),
                    "full": jax.checkpoint_policies.nothing_saveable}
 
 _UNROLLED_LAYERS = 4

@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 from jaxprm.hub.families import Settings
 from jaxprm.hub.load import load_prm
 from jaxprm.records import Problem, Solution, read_solutions
+from jaxprm.runtime import keep_freed_memory
 from jaxprm.scoring import StepScorer
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of torch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    keep_freed_memory()  # as the command line does; it holds for torch, too
     torch.set_num_threads(os.cpu_count())
     tokenizer = train_tokenizer(options.data)
     results = {"machine": f"{os.cpu_count()} CPU cores, {jax.devices()[0].device_kind}", "data": options.data.name,

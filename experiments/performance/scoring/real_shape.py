@@ -87,8 +87,10 @@ def with_jaxprm(folder: Path, output: Path, dtype: str) -> dict:
     from jaxprm.pipelines import export
     from jaxprm.progress import SilentProgress
     from jaxprm.records import Problem, Solution
+    from jaxprm.runtime import keep_freed_memory
     from jaxprm.scoring import StepScorer
 
+    keep_freed_memory()  # as the command line does
     clock = [time.perf_counter()]
     loaded = load_prm(folder, "trl", dtype=dtype, settings=Settings(separator="\n\n"))
     clock.append(time.perf_counter())
