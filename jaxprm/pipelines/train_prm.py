@@ -140,6 +140,9 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
     if directory.state == "finished":
         progress.log(f"{directory.path}: finished already")
         return
+    if jax.process_count() > 1:
+        raise InputError("this command trains in one process", field="processes", value=jax.process_count(),
+                         hint="for several call jaxprm.training.fit with StepDataset(process_index=..., process_count=...)")
     clock = _Clock(directory)
     with clock.stage("load"):
         files = files_sha256(config.data)
