@@ -228,7 +228,7 @@ def test_the_dots_policy_keeps_bfloat16_products():
     """They hide in a function with a derivative of its own; computed again, they would cost a third of a step."""
     def residuals(remat):
         model = abstract(tiny_config(dtype="bfloat16", remat=remat, layers=6))
-        pull = jax.eval_shape(lambda model: jax.vjp(lambda model: forward(model.backbone, *whole_rows(TOKENS)), model)[1], model)
+        pull = jax.eval_shape(lambda model: jax.vjp(lambda one: forward(one.backbone, *whole_rows(TOKENS)), model)[1], model)
         return sum(value.size * value.dtype.itemsize for value in jax.tree.leaves(pull))
 
     everything, products, nothing = map(residuals, ("none", "dots", "full"))
