@@ -185,7 +185,7 @@ def test_every_objective_has_a_config():
     covered = {config.objective for config in configs}
     assert covered >= STEP_OBJECTIVES.keys()
     for name, config in zip(EMBEDDED, configs):
-        assert config.initial_model == "runs/objectives/policy" and config.training.steps == 800, name
+        assert config.initial_model == "runs/objectives/policy" and config.training.steps == 500, name
         assert (config.row_tokens, config.batch_rows) == (144, 8), f"{name}: equal batches"
 
 
