@@ -29,7 +29,7 @@ _REMAT_POLICIES = {"dots": jax.checkpoint_policies.save_from_both_policies(
                        jax.checkpoint_policies.save_only_these_names(attention.SAVED, linear.SAVED)),
                    "full": jax.checkpoint_policies.nothing_saveable}
 
-_UNROLLED_LAYERS = 4
+_SHALLOW_LAYERS = 8  # so few cost little to compile one by one
 
 
 class Transformer(nnx.Module):
@@ -63,33 +63,40 @@ def forward(model: Transformer, tokens: Int[Array, "B T"], positions: Int[Array,
 
 
 def forward_steps(model: Transformer, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"],
-                  step_ends: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+                  step_ends: Int[Array, "B S"], *, derivative: bool = False) -> Float[Array, "B S D"]:
     """`forward`, read at step ends: the last block computes nothing for other tokens but their keys and values.
 
-    A deep model takes its layers by index, which a gradient would pay for with a buffer of all weights per layer: for training
-    gather from `forward` instead.
+    A shallow model's weights are cut into the last layer's and the others'. A deep model takes its layers by index, which
+    copies no weights, but a derivative would pay for it with a buffer of all weights per layer: with ``derivative`` such a
+    model computes its last block for all tokens instead.
     """
-    config, last, attend = model.config, model.config.layers - 1, attention_kernel(model.config)
+    config, last = model.config, model.config.layers - 1
+    shallow = config.layers <= _SHALLOW_LAYERS
+    if derivative and not shallow:
+        return gather_steps(forward(model, tokens, positions, segment_ids), step_ends)
     everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
-    windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None
+    body, windows = _reader(config, everywhere, local, positions, segment_ids, keep=False)
+    x = model.embed(tokens)
+    if shallow:
+        others = jax.tree.map(lambda values: values[:last], (model.blocks, windows))
+        x, _ = jax.lax.scan(body, x, others, unroll=_unroll(config, last))
+    else:
+        x, _ = jax.lax.scan(lambda x, index: body(x, (model.layer(index), None if windows is None else windows[index])), x,
+                            jnp.arange(last))
 
-    def body(x, index):
-        window = None if windows is None else windows[index]
+    def pick(values):
+        return gather_steps(values, step_ends)
+
+    def end(x, block):
+        window = config.windows[last] if config.windows else 0
 
         def read(query, key, value):
-            return attend(query, key, value, segment_ids, positions, window)
+            return attend_at(query, key, value, step_ends, segment_ids, positions, config.attention_scale,
+                             config.attention_softcap, window)
 
-        return model.layer(index)(x, _layer_angles(config, everywhere, local, window), read), None
+        return block(x, local if window else everywhere, read, pick)
 
-    x, _ = jax.lax.scan(body, model.embed(tokens), jnp.arange(last), unroll=max(last, 1) if last < _UNROLLED_LAYERS else 1)
-    window = config.windows[last] if config.windows else 0
-
-    def read_at(query, key, value):
-        return attend_at(query, key, value, step_ends, segment_ids, positions, config.attention_scale, config.attention_softcap,
-                         window)
-
-    x = model.layer(last)(x, local if window else everywhere, read_at, lambda values: gather_steps(values, step_ends))
-    return model.final_norm(x)
+    return model.final_norm(_remat(config, end)(x, model.layer(last)))
 
 
 def gather_steps(values: Float[Array, "B T ..."], step_ends: Int[Array, "B S"]) -> Float[Array, "B S ..."]:
@@ -130,9 +137,10 @@ def _layer_angles(config: TransformerConfig, everywhere: tuple, local: tuple, wi
     return jax.tree.map(lambda near, far: jnp.where(window > 0, near, far), local, everywhere)
 
 
-def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
-    config, attend = model.config, attention_kernel(model.config)
-    everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
+def _reader(config: TransformerConfig, everywhere: tuple, local: tuple, positions: Int[Array, "B T"],
+            segment_ids: Int[Array, "B T"], keep: bool) -> tuple[Callable, Int[Array, " L"] | None]:
+    """What a scan does to packed rows: ``(x, (block, window)) -> (x, keys and values if kept)``; the windows of all layers."""
+    attend = attention_kernel(config)
     windows = jnp.asarray(config.windows, jnp.int32) if any(config.windows) else None  # None: layers are all alike
 
     def body(x, layer: tuple[Block, Array | None]):
@@ -146,12 +154,28 @@ def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
 
         return block(x, _layer_angles(config, everywhere, local, window), read), kept
 
-    if config.remat != "none":
-        body = jax.checkpoint(body, policy=_REMAT_POLICIES[config.remat])
-    # A rolled loop keeps residuals of all layers in one stacked, zero-filled buffer; for a shallow model that costs more time
-    # than the layers themselves, and unrolling costs little to compile.
-    unroll = config.layers if config.layers <= _UNROLLED_LAYERS else 1
-    x, kept = jax.lax.scan(body, model.embed(tokens), (model.blocks, windows), unroll=unroll)
+    return _remat(config, body), windows
+
+
+def _remat(config: TransformerConfig, function: Callable) -> Callable:
+    return function if config.remat == "none" else jax.checkpoint(function, policy=_REMAT_POLICIES[config.remat])
+
+
+def _unroll(config: TransformerConfig, layers: int) -> int:
+    """How many layers a scan over ``layers`` of them compiles one by one.
+
+    A rolled loop keeps residuals of all layers in stacked, zero-filled buffers; for a shallow model that costs more time than
+    is won by compiling one layer. With rematerialisation there is little to keep, and XLA's CPU backend would join what an
+    unrolled loop computes again with what it has computed, and keep it all.
+    """
+    return max(layers, 1) if config.layers <= _SHALLOW_LAYERS and config.remat == "none" else 1
+
+
+def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
+    config = model.config
+    angles = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
+    body, windows = _reader(config, *angles, positions, segment_ids, keep)
+    x, kept = jax.lax.scan(body, model.embed(tokens), (model.blocks, windows), unroll=_unroll(config, config.layers))
     return model.final_norm(x), kept
 
 

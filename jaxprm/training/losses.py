@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from jaxprm.errors import InputError
 from jaxprm.models.parameters import parameters
 from jaxprm.models.reward_model import RewardModel
-from jaxprm.models.transformer import LanguageModel, forward
+from jaxprm.models.transformer import LanguageModel, forward, forward_steps
 from jaxprm.objectives.language_model import next_token_cross_entropy
 from jaxprm.objectives.loss import Loss
 from jaxprm.scoring.implicit import step_log_probs
@@ -57,8 +57,13 @@ def step_loss(objective: Callable[..., Loss], *, language_model: float = 0.0, va
 
     def loss(model: RewardModel, batch: Mapping[str, Array]) -> Loss:
         steps = StepBatch(**batch)
-        hidden = forward(model.backbone, steps.tokens, steps.positions, steps.segment_ids)
-        outputs = model.outputs(gather_steps(hidden, steps.step_ends), steps.partners)
+        rows = steps.tokens, steps.positions, steps.segment_ids
+        if language_model:
+            hidden = forward(model.backbone, *rows)
+            read = gather_steps(hidden, steps.step_ends)
+        else:
+            read = forward_steps(model.backbone, *rows, steps.step_ends, derivative=True)
+        outputs = model.outputs(read, steps.partners)
         more = dict(hyperparameters)
         if anchor is not None:
             more["distance"] = _squared_distance(model, anchor)

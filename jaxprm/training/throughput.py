@@ -29,7 +29,8 @@ def training_flops(config: TransformerConfig, segment_ids: np.ndarray, *, vocabu
     """FLOPs of forward and backward pass that a batch asks for, without padding and recomputation.
 
     A weight costs 2 per token in the forward pass, 2 for the gradient of its input and 2 for its own; attention costs
-    ``4 N H`` per query and key that it reads, three times. Heads, norms and softmax are left out.
+    ``4 N H`` per query and key that it reads, three times. Heads, norms and softmax are left out. All tokens count in all
+    layers, also where a step loss reads the last block of a shallow model at step ends alone.
 
     Args:
       config: of the model.

@@ -90,7 +90,7 @@ EVERY_KIND = pytest.mark.parametrize("changes", [
     dict(rope_scaling=RopeScaling("llama3", 4.0, original_context=30), rope_theta=20.0),
     dict(rope_scaling=RopeScaling("yarn", 4.0, original_context=30, beta_fast=2.0, beta_slow=0.5), rope_theta=20.0),
     dict(attention_bias=True, output_bias=True, qk_norm=True, tie_embeddings=False),
-    dict(layers=5, kv_heads=1, rope_theta=500.0),  # deep: the scan stays rolled
+    dict(layers=9, kv_heads=1, rope_theta=500.0),  # deep: the scan stays rolled
     dict(heads=2, kv_heads=2, head_dim=6, norm_eps=1e-2, attention_bias=True),
 ], ids=["plain", "gemma", "windows", "biases", "dynamic", "llama3", "yarn", "all_parts", "deep", "full_heads"])
 
@@ -117,6 +117,26 @@ def test_reading_step_ends_equals_reading_all(changes):
     ends = jnp.array([[2, 5, 7, 0], [8, 1, 1, 4]], jnp.int32)
     expected = gather_steps(run_forward(model, *arrays), ends)
     np.testing.assert_allclose(jax.jit(forward_steps)(model, *arrays, ends), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [dict(GEMMA, remat="dots"), dict(layers=9, attention_bias=True)], ids=["shallow", "deep"])
+def test_the_derivative_of_reading_step_ends_is_that_of_reading_all(changes):
+    config = tiny_config(**changes)
+    values = parameters(tiny_language_model(5, config))
+    segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 2, 0], [1] * 9], jnp.int32)
+    positions = jnp.array([[0, 1, 2, 0, 1, 2, 3, 4, 0], range(9)], jnp.int32)
+    ends, real = jnp.array([[2, 5, 7, 0], [8, 1, 1, 4]], jnp.int32), jnp.array([[1, 1, 1, 0], [1, 1, 1, 1]])
+
+    def gradient(read):
+        def loss(values):
+            hidden = read(with_parameters(abstract(config), values).backbone, jnp.asarray(TOKENS), positions, segments)
+            return jnp.sum(jnp.sin(hidden) * real[:, :, None])
+
+        return jax.jit(jax.grad(loss))(values)
+
+    expected = gradient(lambda model, *arrays: gather_steps(forward(model, *arrays), ends))
+    for name, value in gradient(lambda *arrays: forward_steps(*arrays, ends, derivative=True)).items():
+        np.testing.assert_allclose(value, expected[name], atol=2e-5, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("tokens", [130, 256, 300])
@@ -183,14 +203,14 @@ def test_remat_policies_and_depth_give_one_gradient():
         for name, value in gradient(tiny_config(remat=remat), values).items():
             np.testing.assert_allclose(value, reference[name], atol=2e-5, rtol=1e-4, err_msg=f"{remat} {name}")
 
-    deep = parameters(tiny_language_model(0, tiny_config(layers=5)))
+    deep = parameters(tiny_language_model(0, tiny_config(layers=9)))
     for name, value in deep.items():
         if ".blocks." in name:
             value = value.at[:2].set(values[name])
             deep[name] = value.at[2:].set(0) if name.endswith(("attention.output", "mlp.down")) else value
         else:
             deep[name] = values[name]
-    for name, value in gradient(tiny_config(layers=5, remat="full"), deep).items():
+    for name, value in gradient(tiny_config(layers=9, remat="full"), deep).items():
         value = value[:2] if ".blocks." in name else value
         np.testing.assert_allclose(value, reference[name], atol=2e-5, rtol=1e-4, err_msg=f"deep {name}")
 

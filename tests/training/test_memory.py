@@ -25,7 +25,7 @@ from jaxprm.training import OptimizerConfig, TrainState, make_train_step, mesh_s
 from jaxprm.training.memory import step_flops, step_memory
 
 # More layers than are unrolled, and enough tokens that activations outweigh parameters, as they do in large models.
-CONFIG = TransformerConfig(128, width=64, layers=5, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
+CONFIG = TransformerConfig(128, width=64, layers=9, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
 LOSS, OPTIMIZER = step_loss(binary_cross_entropy), OptimizerConfig().build(10)
 BATCH = pack_solutions([], 1, 256, 16, rows=8).arrays()
 

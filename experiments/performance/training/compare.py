@@ -10,7 +10,8 @@ Ragged data, equal tokens per batch (labelled steps/s, what training is for):
   trl      PRMTrainer's own loop: its collator pads a batch to its longest row; as many rows per batch as have on average the
            tokens of a packed batch
 Equal dense tokens (no padding anywhere, all rows full; tokens/s, where the time goes):
-  forward, + backward, + clipping and AdamW, in XLA and in a plain PyTorch loop
+  forward, + backward, + clipping and AdamW, in XLA and in a plain PyTorch loop; every 32nd token is labelled, and our last
+  block computes nothing for the others but their keys and values (`jaxprm.models.forward_steps`)
 Compilation is not counted (it is reported). Repeats are interleaved, so that a disturbance of the machine meets all ways; each
 way's best counts. The first losses are compared before anything is timed.
 """
