@@ -1,0 +1,195 @@
+"""What a benchmark is: files (or a procedural twin) to items, items and step scores to numbers with intervals.
+
+Whoever made the scores, a model or someone else, a benchmark sees one list of numbers per item. Everything that is uncertain
+is a `GroupStatistic` of problems, which gives its interval and, for two models on the same items, their paired test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprm.data.formats import FORMATS, Format, ReadSettings, read_format, read_rows
+from jaxprm.errors import InputError
+from jaxprm.metrics import Calibration, GroupStatistic, Interval, ThresholdProtocol
+from jaxprm.records import AfterErrorPolicy, LabeledSolution, NeutralPolicy, Solution, StepLabels, parse_row
+
+Number = Interval | float | int | None
+"""A number of a benchmark; None or nan where it is not defined on the data."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Item:
+    """One solution of a benchmark.
+
+    Attributes:
+      id: unique in the benchmark; scores from files are matched by it.
+      group: names the problem: what the bootstrap resamples.
+      solution: what is scored, step by step.
+      labels: what is known of its steps, None where only the final answer is judged.
+      kind: the subset or class it belongs to.
+      meta: what else the benchmark needs.
+    """
+
+    id: str
+    group: str
+    solution: Solution
+    labels: StepLabels | None = None
+    kind: str | None = None
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, item: LabeledSolution, *, group: str | None = None, kind: str | None = None,
+           meta: Mapping[str, Any] | None = None) -> Item:
+        """From a labelled solution. Solutions with the same problem text are one group unless ``group`` says otherwise."""
+        problem = item.solution.problem
+        return cls(item.id, " ".join(problem.prompt.split()) if group is None else group, item.solution, item.labels, kind,
+                   problem.meta if meta is None else meta)
+
+    @property
+    def labeled(self) -> LabeledSolution:
+        """The record it was made of."""
+        return LabeledSolution(self.id, self.solution, self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadPolicies:
+    """How ratings of files become labels; see `jaxprm.records.labels_from_ratings`."""
+
+    neutral: NeutralPolicy = "good"
+    after_error: AfterErrorPolicy = "keep"
+    drop_empty: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """How an evaluation is made.
+
+    Attributes:
+      threshold: where the threshold on step scores comes from.
+      key: seed of the bootstrap.
+      resamples: how often problems are resampled.
+    """
+
+    threshold: ThresholdProtocol = ThresholdProtocol()
+    key: int = 0
+    resamples: int = 1000
+
+    def interval(self, statistic: GroupStatistic) -> Interval:
+        """A statistic with its 95 % interval."""
+        return statistic.interval(self.key, resamples=self.resamples)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """A curve of one model; models of one report share the axes."""
+
+    x_label: str
+    y_label: str
+    x: np.ndarray
+    y: np.ndarray
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a benchmark says of one model.
+
+    Attributes:
+      numbers: name -> number, the headline first.
+      tables: title -> row (subset, class) -> column -> number.
+      lines: title of a panel -> the curve.
+      reliability: bins of a reliability diagram, where scores are probabilities.
+      compared: those of ``numbers`` that are statistics of problems; two models are compared by them.
+      settings: what the numbers depend on beside scores and labels: thresholds and how they were chosen.
+    """
+
+    numbers: dict[str, Number]
+    tables: dict[str, dict[str, dict[str, Number]]] = dataclasses.field(default_factory=dict)
+    lines: dict[str, Line] = dataclasses.field(default_factory=dict)
+    reliability: Calibration | None = None
+    compared: dict[str, GroupStatistic] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The name of the first number."""
+        return next(iter(self.numbers))
+
+
+Scores = Sequence[np.ndarray]
+"""float64[number of steps] per item, in the order of the items."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Benchmark:
+    """A benchmark.
+
+    Attributes:
+      name: as given on the command line.
+      title: as its authors call it.
+      citation: paper and where its files come from.
+      description: a line or two: what is asked of a model.
+      data: which files it reads.
+      headline: the number to quote, and what it means.
+      read: files and policies to items; raises `InputError` with file, row, field and value.
+      evaluate: items, one list of scores each, and options to numbers.
+      twin: a procedural benchmark of the same form on the embedded tasks: (seed, number of problems) to items.
+      thresholds: the kinds of threshold protocol it takes; empty = it needs no threshold.
+      probabilities: whether scores must lie in [0, 1].
+    """
+
+    name: str
+    title: str
+    citation: str
+    description: str
+    data: str
+    headline: str
+    read: Callable[[Sequence[str | os.PathLike], ReadPolicies], list[Item]]
+    evaluate: Callable[[Sequence[Item], Scores, EvaluateOptions], Evaluation]
+    twin: Callable[[int, int], list[Item]] | None = None
+    thresholds: tuple[str, ...] = ("fixed", "split", "oracle")
+    probabilities: bool = True
+
+
+def read_labeled(path: str | os.PathLike, formats: Sequence[str], policies: ReadPolicies) -> list[LabeledSolution]:
+    """The solutions of a file in the project's own form (rows with ``labels`` or ``soft_labels``), or in that of a benchmark.
+
+    Args:
+      path: JSON lines, or a JSON array.
+      formats: formats of `jaxprm.data.formats` that a row in any other form is read as, one after another: a row of
+        PRMBench holds an edited and an original solution.
+
+    Raises:
+      InputError: a row that cannot be read, or none.
+    """
+    items = [item for item, _, _ in read_places(path, formats, policies)]
+    if not items:
+        raise InputError("has no rows", file=path)
+    return items
+
+
+def read_places(path: str | os.PathLike, formats: Sequence[str], policies: ReadPolicies):
+    """As `read_labeled`, row by row: (solution, empty steps dropped, 1-based row)."""
+    first = next(iter(read_rows(path)), None)
+    if first is None:
+        return
+    if isinstance(first[1], dict) and not first[1].keys().isdisjoint(("labels", "soft_labels")):
+        for number, row in read_rows(path):
+            item, empty = parse_row(row, file=path, number=number, neutral=policies.neutral, after_error=policies.after_error,
+                                    drop_empty=policies.drop_empty)
+            yield item, empty, number
+        return
+    for name in formats:
+        for number, items in read_format(path, FORMATS[name], _settings(FORMATS[name], policies)):
+            yield from ((item, item.solution.problem.meta.get("empty_steps_dropped", 0), number) for item in items)
+
+
+def _settings(format: Format, policies: ReadPolicies) -> ReadSettings:
+    """The policies that a format takes; the others have no effect on it."""
+    given = {"neutral": policies.neutral, "after_error": policies.after_error}
+    return ReadSettings(**{name: value for name, value in given.items() if name in format.defaults})
