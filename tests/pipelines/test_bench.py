@@ -19,7 +19,7 @@ from jaxprm.scoring.scorer import StepScorer
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """The intervals have tests of their own."""
-    monkeypatch.setattr(bench, "evaluate_steps", lambda *args, **named: evaluate_steps(*args, resamples=20, **named))
+    monkeypatch.setattr(bench, "RESAMPLES", 20)
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def test_baselines_beside_it(trained, labelled, data):
     results = run("steps", [trained], [data], baselines_from=[labelled], progress=SilentProgress())
     systems = results["sets"][str(data)]["systems"]
     assert list(systems) == [str(trained), "position and length (causal)", "position and length", "TF-IDF"]
-    assert systems["TF-IDF"].auroc.mean > 0.99  # "oops" says it all
-    assert 0.3 < systems["position and length (causal)"].auroc_within_position.mean < 0.9
+    assert systems["TF-IDF"].details.auroc.mean > 0.99  # "oops" says it all
+    assert 0.3 < systems["position and length (causal)"].details.auroc_within_position.mean < 0.9
     for name in list(systems)[1:]:
-        assert systems[name].first_error[1].chosen_on == "held-out problems of the files it was fitted on"
+        assert systems[name].details.first_error[1].chosen_on == "held-out problems of the files it was fitted on"
     # Fitted on the problems that the model was trained on, not on those it held out.
     train, _ = split_by_problem(read_solutions(labelled), 0.3)
     from jaxprm.evaluation import fit_tfidf
@@ -75,14 +75,14 @@ def test_rows_that_are_too_long(toy, trained, tmp_path, capsys):
     assert "long.jsonl:3: field 'steps': has" in capsys.readouterr().err
     results = run("steps", [trained], [data], overlong="drop", progress=SilentProgress())
     found = results["sets"][str(data)]
-    assert found["counts"]["overlong"] == 1 and found["systems"][str(trained)].solutions == 23
+    assert found["counts"]["overlong"] == 1 and found["systems"][str(trained)].details.solutions == 23
 
 
 def test_policies(toy, trained, data, tmp_path):
     loaded = load_reward_model(trained)
     results = run("steps", [trained], [data], neutral="bad", progress=SilentProgress())
     good = run("steps", [trained], [data], progress=SilentProgress())
-    right = [value["sets"][str(data)]["systems"][str(trained)].right for value in (good, results)]
+    right = [value["sets"][str(data)]["systems"][str(trained)].details.right for value in (good, results)]
     assert right == [pytest.approx(4 / 6), pytest.approx(3 / 6)]
     import dataclasses
 
@@ -90,7 +90,7 @@ def test_policies(toy, trained, data, tmp_path):
     encoder = StepEncoder(dataclasses.replace(loaded.encoder.format, neutral="ignore"), loaded.encoder.tokenizer)
     other = save_model(tmp_path / "other", loaded.model, encoder, {})
     systems = run("steps", [trained, other], [data], neutral="good", progress=SilentProgress())["sets"][str(data)]
-    assert len(systems["systems"][str(other)].first_error) == 1  # nothing is known about its threshold
+    assert len(systems["systems"][str(other)].details.first_error) == 1  # nothing is known about its threshold
     assert toy.call("bench", "steps", "--model", trained, "--model", other, "--data", data) == 2
 
 
@@ -123,6 +123,6 @@ def test_a_published_model(shared, data):
     items = [item for item in read_solutions(data) if item.labels is not None]
     scores = StepScorer(loaded.model, loaded.encoder).score([item.solution for item in items])
     expected = evaluate_steps(StepPredictions.from_solutions(items, scores), 0, resamples=20)
-    assert found.auroc.mean == pytest.approx(expected.auroc.mean, abs=1e-6) and results["neutral"] == "good"
+    assert found.details.auroc.mean == pytest.approx(expected.auroc.mean, abs=1e-6) and results["neutral"] == "good"
     with pytest.raises(InputError, match="pqm: its scores are no probabilities"):
         run("steps", [prms / "pqm"], [data], progress=SilentProgress())
