@@ -13,6 +13,7 @@ from jaxprm.metrics.bootstrap import (
     paired_difference,
     paired_statistics,
     paired_test,
+    statistic_of_rows,
     statistic_of_sums,
 )
 from jaxprm.metrics.classification import (
@@ -84,6 +85,7 @@ __all__ = [
     "processbench_verdicts",
     "risk_coverage",
     "selective_accuracy",
+    "statistic_of_rows",
     "statistic_of_sums",
     "subsampled_best_of_n",
 ]

@@ -45,11 +45,7 @@ def bootstrap_interval(statistic: Callable[[Int[np.ndarray, " R"]], float | None
       resamples: how often the groups are drawn.
       level: probability that the interval is to cover.
     """
-    index, count = _groups(groups)
-    draws = _draws(count, key, resamples, level)
-    order = np.argsort(index, kind="stable")
-    samples = [statistic(np.repeat(order, draw[index[order]])) for draw in draws]
-    return _percentiles(statistic(np.arange(len(index))), samples, level)
+    return statistic_of_rows(statistic, groups).interval(key, resamples=resamples, level=level)
 
 
 def bootstrap_mean(values, groups, key: int | Sequence[int], *, resamples: int = 1000, level: float = 0.95) -> Interval:
@@ -95,16 +91,27 @@ class GroupStatistic:
 
     groups: np.ndarray
     of: Callable[[np.ndarray], np.ndarray]
+    _known: dict = dataclasses.field(default_factory=dict, init=False, repr=False)
 
-    @property
+    @functools.cached_property
     def value(self) -> float:
         """The number on all data; nan where it is undefined."""
         return float(self.of(np.ones((1, len(self.groups)), np.int64))[0]) if len(self.groups) else float("nan")
 
+    def samples(self, key: int | Sequence[int], resamples: int) -> Float[np.ndarray, " R"]:
+        """The number on every resample; kept, so that a paired test after an interval costs nothing."""
+        place = (tuple(key) if np.iterable(key) else int(key), resamples)
+        if place not in self._known:
+            draws = _multinomial(len(self.groups), *place)
+            # In parts: a statistic of sums over many groups would copy all draws as floats.
+            parts = [self.of(part) for part in np.array_split(draws, 8) if len(part)]
+            self._known[place] = np.concatenate(parts) if len(self.groups) else np.full(resamples, np.nan)
+        return self._known[place]
+
     def interval(self, key: int | Sequence[int], *, resamples: int = 1000, level: float = 0.95) -> Interval:
         """The number with its interval."""
-        draws = _draws(len(self.groups), key, resamples, level)
-        return _percentiles(self.value, self.of(draws) if len(self.groups) else [], level)
+        _check(resamples, level)
+        return _percentiles(self.value, self.samples(key, resamples), level)
 
 
 def statistic_of_sums(columns, statistic: Callable[[np.ndarray], np.ndarray], groups) -> GroupStatistic:
@@ -119,6 +126,19 @@ def statistic_of_sums(columns, statistic: Callable[[np.ndarray], np.ndarray], gr
     columns = np.asarray(columns, np.float64).reshape(len(index), -1) if len(index) else np.zeros((0, 1))
     sums = np.stack([np.bincount(index.reshape(-1), column, minlength=len(names)) for column in columns.T], axis=-1)
     return GroupStatistic(names, lambda draws: statistic(draws @ sums))
+
+
+def statistic_of_rows(statistic: Callable[[Int[np.ndarray, " R"]], float | None], groups) -> GroupStatistic:
+    """Any statistic of row indices (see `bootstrap_interval`), one resample after another."""
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    index = index.reshape(-1)
+    rows = np.arange(len(index))
+
+    def one(draw) -> float:
+        value = statistic(np.repeat(rows, draw[index]))
+        return np.nan if value is None else value
+
+    return GroupStatistic(names, lambda draws: np.array([one(draw) for draw in draws], np.float64))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +185,12 @@ def paired_statistics(first: GroupStatistic, second: GroupStatistic, key: int | 
     """
     if not np.array_equal(first.groups, second.groups):
         raise ValueError("the two statistics are not of the same groups")
-    count = len(first.groups)
-    draws = _draws(count, key, resamples, level)
-    if not count:
-        return PairedTest(_percentiles(None, [], level), float("nan"), 0)
-    samples = np.concatenate([first.of(draw) - second.of(draw) for draw in np.array_split(draws, 8)])
+    _check(resamples, level)
+    samples = first.samples(key, resamples) - second.samples(key, resamples)
     known = samples[~np.isnan(samples)]
     tails = [(int(np.sum(side)) + 1) / (len(known) + 1) for side in (known <= 0, known >= 0)]
     p_value = min(1.0, 2 * min(tails)) if len(known) else float("nan")
-    return PairedTest(_percentiles(first.value - second.value, samples, level), p_value, count)
+    return PairedTest(_percentiles(first.value - second.value, samples, level), p_value, len(first.groups))
 
 
 def bootstrap_auroc(scores, labels, groups, key: int | Sequence[int], *, positions=None, resamples: int = 1000,
@@ -250,9 +267,13 @@ def _groups(groups) -> tuple[Int[np.ndarray, " N"], int]:
     return index.reshape(-1), len(names)
 
 
-def _draws(count: int, key, resamples: int, level: float) -> Int[np.ndarray, "R G"]:
+def _check(resamples: int, level: float) -> None:
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples {resamples} must be at least 1 and level {level} between 0 and 1")
+
+
+def _draws(count: int, key, resamples: int, level: float) -> Int[np.ndarray, "R G"]:
+    _check(resamples, level)
     return _multinomial(count, tuple(key) if np.iterable(key) else int(key), resamples)
 
 

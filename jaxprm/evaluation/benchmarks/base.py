@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxprm.data.formats import FORMATS, Format, ReadSettings, read_format, read_rows
+from jaxprm.data.formats import FORMATS, Format, ReadSettings, read_format
+from jaxprm.data.formats.rows import read_rows as read_raw_rows
+from jaxprm.data.record_file import is_record_file
+from jaxprm.data.rows import located, read_rows
+from jaxprm.data.tfds import parse as parse_tfds
 from jaxprm.errors import InputError
 from jaxprm.metrics import Calibration, GroupStatistic, Interval, ThresholdProtocol
 from jaxprm.records import AfterErrorPolicy, LabeledSolution, NeutralPolicy, Solution, StepLabels, parse_row
@@ -33,6 +37,8 @@ class Item:
       labels: what is known of its steps, None where only the final answer is judged.
       kind: the subset or class it belongs to.
       meta: what else the benchmark needs.
+      skip: why it is in the file but does not count ("unlabeled"), None = it counts.
+      file, row: where it stands, for errors; None for an item that was made.
     """
 
     id: str
@@ -41,14 +47,16 @@ class Item:
     labels: StepLabels | None = None
     kind: str | None = None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    skip: str | None = None
+    file: str | None = None
+    row: int | None = None
 
     @classmethod
-    def of(cls, item: LabeledSolution, *, group: str | None = None, kind: str | None = None,
-           meta: Mapping[str, Any] | None = None) -> Item:
-        """From a labelled solution. Solutions with the same problem text are one group unless ``group`` says otherwise."""
-        problem = item.solution.problem
-        return cls(item.id, " ".join(problem.prompt.split()) if group is None else group, item.solution, item.labels, kind,
-                   problem.meta if meta is None else meta)
+    def of(cls, read: Read, *, group: str | None = None, kind: str | None = None, skip: str | None = None) -> Item:
+        """From a row that was read. Solutions with the same problem text are one group unless ``group`` says otherwise."""
+        problem = read.item.solution.problem
+        return cls(read.item.id, " ".join(problem.prompt.split()) if group is None else group, read.item.solution,
+                   read.item.labels, kind, problem.meta, skip, read.file, read.row)
 
     @property
     def labeled(self) -> LabeledSolution:
@@ -73,11 +81,13 @@ class EvaluateOptions:
       threshold: where the threshold on step scores comes from.
       key: seed of the bootstrap.
       resamples: how often problems are resampled.
+      chosen: a threshold that was chosen for this model beforehand, and the name of the split it was chosen on.
     """
 
     threshold: ThresholdProtocol = ThresholdProtocol()
     key: int = 0
     resamples: int = 1000
+    chosen: tuple[str, float] | None = None
 
     def interval(self, statistic: GroupStatistic) -> Interval:
         """A statistic with its 95 % interval."""
@@ -106,6 +116,7 @@ class Evaluation:
       reliability: bins of a reliability diagram, where scores are probabilities.
       compared: those of ``numbers`` that are statistics of problems; two models are compared by them.
       settings: what the numbers depend on beside scores and labels: thresholds and how they were chosen.
+      details: further results for the JSON output, a dataclass or a mapping.
     """
 
     numbers: dict[str, Number]
@@ -114,6 +125,7 @@ class Evaluation:
     reliability: Calibration | None = None
     compared: dict[str, GroupStatistic] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    details: Any = None
 
     @property
     def headline(self) -> str:
@@ -156,37 +168,49 @@ class Benchmark:
     probabilities: bool = True
 
 
-def read_labeled(path: str | os.PathLike, formats: Sequence[str], policies: ReadPolicies) -> list[LabeledSolution]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Read:
+    """A solution of a file and where it stands (1-based row)."""
+
+    item: LabeledSolution
+    file: str
+    row: int
+
+
+def read_labeled(path: str | os.PathLike, formats: Sequence[str], policies: ReadPolicies) -> list[Read]:
     """The solutions of a file in the project's own form (rows with ``labels`` or ``soft_labels``), or in that of a benchmark.
 
     Args:
-      path: JSON lines, or a JSON array.
-      formats: formats of `jaxprm.data.formats` that a row in any other form is read as, one after another: a row of
-        PRMBench holds an edited and an original solution.
+      path: JSON lines, a JSON array, ArrayRecord, or a TFDS dataset (see `jaxprm.data.rows`).
+      formats: formats of `jaxprm.data.formats` that rows in any other form are read as, one after another: a row of
+        PRMBench holds an edited and an original solution. None: the project's own form alone.
 
     Raises:
       InputError: a row that cannot be read, or none.
     """
-    items = [item for item, _, _ in read_places(path, formats, policies)]
-    if not items:
-        raise InputError("has no rows", file=path)
-    return items
-
-
-def read_places(path: str | os.PathLike, formats: Sequence[str], policies: ReadPolicies):
-    """As `read_labeled`, row by row: (solution, empty steps dropped, 1-based row)."""
-    first = next(iter(read_rows(path)), None)
+    path = located(path)
+    place = read_rows if parse_tfds(path) is not None or is_record_file(path) else read_raw_rows
+    first = next(iter(place(path)), None)
     if first is None:
-        return
-    if isinstance(first[1], dict) and not first[1].keys().isdisjoint(("labels", "soft_labels")):
-        for number, row in read_rows(path):
-            item, empty = parse_row(row, file=path, number=number, neutral=policies.neutral, after_error=policies.after_error,
-                                    drop_empty=policies.drop_empty)
-            yield item, empty, number
-        return
-    for name in formats:
-        for number, items in read_format(path, FORMATS[name], _settings(FORMATS[name], policies)):
-            yield from ((item, item.solution.problem.meta.get("empty_steps_dropped", 0), number) for item in items)
+        raise InputError("has no rows", file=path)
+    own = isinstance(first[1], dict) and not first[1].keys().isdisjoint(("labels", "soft_labels"))
+    if formats and not own:
+        return [Read(item, path, row) for name in formats for row, items in read_format(
+            path, FORMATS[name], _settings(FORMATS[name], policies)) for item in items]
+    found = []
+    for row, value in place(path):
+        item, empty = parse_row(value, file=path, number=row, neutral=policies.neutral, after_error=policies.after_error,
+                                drop_empty=policies.drop_empty)
+        if empty:
+            meta = item.solution.problem.meta | {EMPTY_STEPS: empty}
+            problem = dataclasses.replace(item.solution.problem, meta=meta)
+            item = dataclasses.replace(item, solution=dataclasses.replace(item.solution, problem=problem))
+        found.append(Read(item, path, row))
+    return found
+
+
+EMPTY_STEPS = "empty_steps_dropped"
+"""Field of ``meta`` in which readers say how many empty steps they have left out."""
 
 
 def _settings(format: Format, policies: ReadPolicies) -> ReadSettings:
