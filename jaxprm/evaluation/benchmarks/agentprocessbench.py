@@ -27,7 +27,7 @@ NAMES = ("step accuracy", "trace accuracy", "first-error accuracy", "step accura
 
 def read(files: Sequence[str | os.PathLike], policies: ReadPolicies) -> list[Item]:
     """Traces with their three kinds of ratings in ``meta["ratings"]``: 1, 0, -1 or None, whatever ``policies.neutral`` makes of
-    a neutral step in the labels. A trace without any rating is left out.
+    a neutral step in the labels. A trace without any rating does not count.
 
     A step is a message of the agent and what comes back before its next one (see `jaxprm.data.formats.agents`).
     """
@@ -36,14 +36,13 @@ def read(files: Sequence[str | os.PathLike], policies: ReadPolicies) -> list[Ite
         # What differs between the two readings is neutral.
         good, bad, asked = (read_labeled(path, ("agentprocessbench",), dataclasses.replace(policies, neutral=neutral))
                             for neutral in ("good", "bad", policies.neutral))
-        for high, low, item in zip(good, bad, asked, strict=True):
-            if high.labels is None or not any(value is not None for value in high.labels.values):
-                continue
-            ratings = [None if first is None else round(first + second) - 1
-                       for first, second in zip(high.labels.values, low.labels.values)]
-            meta = item.solution.problem.meta
-            source = meta.get("data_source")
-            items.append(Item.of(item, kind=None if source is None else str(source), meta={**meta, "ratings": ratings}))
+        for high, low, read_item in zip(good, bad, asked, strict=True):
+            pairs = [] if high.item.labels is None else list(zip(high.item.labels.values, low.item.labels.values))
+            ratings = [None if first is None else round(first + second) - 1 for first, second in pairs]
+            source = read_item.item.solution.problem.meta.get("data_source")
+            item = Item.of(read_item, kind=None if source is None else str(source),
+                           skip="unlabeled" if set(ratings) <= {None} else None)
+            items.append(dataclasses.replace(item, meta={**item.meta, "ratings": ratings}))
     return items
 
 
@@ -77,7 +76,7 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
     return Evaluation(numbers, tables, compared=compared, settings={"threshold": threshold, "steps": counts})
 
 
-BENCHMARK = Benchmark(
+AGENTPROCESSBENCH = Benchmark(
     name="agentprocessbench",
     title="AgentProcessBench",
     citation="AgentProcessBench 2026, arXiv 2603.14465; huggingface.co/datasets/LulaCola/AgentProcessBench (MIT; evaluation: "

@@ -44,8 +44,8 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
         tables["accuracy against N (min)"] = {
             str(size): {method: options.interval(pool.statistic(curves[method][place])) for method in METHODS}
             for place, size in enumerate(sizes)}
-        lines = {f"{title} of N (min)": Line("candidates per problem (N)", "share of problems solved", np.array(sizes, np.float64),
-                                             curves[method].mean(axis=1))
+        axes = "candidates per problem (N)", "share of problems solved", np.array(sizes, np.float64)
+        lines = {f"{title} of N (min)": Line(*axes, curves[method].mean(axis=1))
                  for title, method in (("best", "PRM best"), ("weighted vote", "PRM weighted"))}
     mixed = pool.correct.any(axis=1) & ~(pool.correct | ~pool.present).all(axis=1)
     settings = {"problems": len(pool.problems), "candidates": [int(pool.sizes.min()), int(pool.sizes.max())],
@@ -69,13 +69,13 @@ def _curves(pool: Pool, totals: np.ndarray, options: EvaluateOptions) -> tuple[l
     return sizes, curves
 
 
-BENCHMARK = Benchmark(
+BEST_OF_N = Benchmark(
     name="best_of_n",
     title="Best-of-N over a pool of candidates",
-    citation="HMR and WRF: UnPRM, arXiv 2508.01773; unanimity-plurality: Ling et al. 2023, arXiv 2306.03872; pass@k: Chen et al. "
-             "2021, arXiv 2107.03374. Any pool; tried on StrictPRMBench's public pools (staged-benchmark-2026, 2026)",
-    description="Choose one of N solutions per problem: pass@1, majority, best, weighted votes, HMR, WRF and the oracle, for ten "
-                "aggregations of step scores, and the accuracy against N.",
+    citation="Any pool, such as StrictPRMBench's (huggingface.co/staged-benchmark-2026). HMR and WRF: UnPRM, arXiv 2508.01773; "
+             "unanimity-plurality: Ling et al. 2023, arXiv 2306.03872; oracle: Chen et al. 2021, arXiv 2107.03374",
+    description="Choose one of N solutions per problem: pass@1, majority, best, weighted votes, HMR, WRF and the oracle, for "
+                "ten aggregations of step scores, and the accuracy against N.",
     data=DATA,
     headline="best, min: share of the problems whose candidate with the best weakest step is right",
     read=read_pool, evaluate=evaluate, twin=twins.best_of_n, thresholds=(), probabilities=False)

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxprm.data.formats import read_rows
 from jaxprm.errors import InputError
-from jaxprm.evaluation.benchmarks.base import Item, ReadPolicies, Scores
+from jaxprm.evaluation.benchmarks.base import Item, Read, ReadPolicies, Scores, read_labeled
 from jaxprm.metrics import GroupStatistic, statistic_of_sums
-from jaxprm.records import parse_row
 from jaxprm.scoring.aggregation import AGGREGATIONS, Aggregation, aggregate
 from jaxprm.scoring.votes import NO_ANSWER, VOTES, Vote, answer_ids, select_ids
 from jaxprm.tasks.grading import same_answer
@@ -36,32 +34,29 @@ def read_pool(files: Sequence[str | os.PathLike], policies: ReadPolicies) -> lis
     """
     items = []
     for path in files:
-        found = []
-        for number, row in read_rows(path):
-            item, _ = parse_row(row, file=path, number=number, neutral=policies.neutral, after_error=policies.after_error,
-                                drop_empty=policies.drop_empty)
-            solution, meta = item.solution, item.solution.problem.meta
-            group = row.get("problem_id") or meta.get("problem_id")
-            answer = next((text for text in (solution.answer, meta.get("boxed_answer"), meta.get("extracted_answer"))
-                           if text is not None), None)
-            answer = None if answer is None else " ".join(str(answer).split())
-            correct = solution.correct
-            if correct is None:
-                if answer is None or solution.problem.answer is None:
-                    raise InputError("is missing, and without final_answer and answer it cannot be found out", file=path,
-                                     row=number, field="final_correct", hint="say of every candidate whether it is right")
-                correct = same_answer(answer, solution.problem.answer, "math")
-            solution = dataclasses.replace(solution, answer=answer, correct=correct)
-            found.append((number, Item.of(dataclasses.replace(item, solution=solution),
-                                          group=None if group is None else str(group))))
-        if not found:
-            raise InputError("has no rows", file=path)
-        answered = any(item.solution.answer is not None for _, item in found)
-        for number, item in found:
+        found = [_candidate(read) for read in read_labeled(path, (), policies)]
+        answered = any(item.solution.answer is not None for item in found)
+        for item in found:
             if answered and item.solution.correct and item.solution.answer is None:
-                raise InputError("a candidate without an answer cannot be correct", file=path, row=number, field="final_answer")
-        items += [item for _, item in found]
+                raise InputError("is missing, and a candidate without an answer cannot be correct", file=item.file,
+                                 row=item.row, field="final_answer")
+        items += found
     return items
+
+
+def _candidate(read: Read) -> Item:
+    solution, meta = read.item.solution, read.item.solution.problem.meta
+    group = solution.problem.id if solution.problem.id != read.item.id else meta.get("problem_id")
+    answer = next((text for text in (solution.answer, meta.get("boxed_answer"), meta.get("extracted_answer"))
+                   if text is not None), None)
+    answer, correct = None if answer is None else " ".join(str(answer).split()), solution.correct
+    if correct is None:
+        if answer is None or solution.problem.answer is None:
+            raise InputError("is missing, and without final_answer and answer it cannot be found out", file=read.file,
+                             row=read.row, field="final_correct", hint="say of every candidate whether it is right")
+        correct = same_answer(answer, solution.problem.answer, "math")
+    item = dataclasses.replace(read.item, solution=dataclasses.replace(solution, answer=answer, correct=correct))
+    return Item.of(dataclasses.replace(read, item=item), group=None if group is None else str(group))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

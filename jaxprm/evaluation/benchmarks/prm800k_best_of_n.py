@@ -71,7 +71,7 @@ def _majority(ids: np.ndarray, correct: np.ndarray, size: int, key: int) -> np.n
     return total / times
 
 
-BENCHMARK = Benchmark(
+PRM800K_BEST_OF_N = Benchmark(
     name="prm800k_best_of_n",
     title="Best-of-N of PRM800K",
     citation="Lightman et al. 2023, Let's Verify Step by Step, arXiv 2305.20050; scored samples: github.com/openai/prm800k",

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxprm.data.formats.rows import Fields
-from jaxprm.data.formats import read_rows
+from jaxprm.data.formats.rows import Fields, read_rows
+from jaxprm.data.rows import located
 from jaxprm.errors import InputError
 from jaxprm.evaluation.benchmarks import twins
 from jaxprm.evaluation.benchmarks.base import Benchmark, EvaluateOptions, Evaluation, Item, Number, ReadPolicies, Scores
-from jaxprm.metrics import statistic_of_sums
+from jaxprm.metrics import GroupStatistic, statistic_of_sums
 from jaxprm.metrics.webreward import WebChoice, task_columns, web_reward_of_sums
 from jaxprm.records import Problem, Solution, StepLabels
 
@@ -31,7 +31,7 @@ def read(files: Sequence[str | os.PathLike], policies: ReadPolicies) -> list[Ite
     """
     del policies  # nothing here is rated
     items = []
-    for path in files:
+    for path in map(located, files):
         before = len(items)
         for number, row in read_rows(path):
             if not isinstance(row, dict):
@@ -64,7 +64,7 @@ def _candidates(row: Fields) -> list[Item]:
         items.append(Item(
             f"{task}/{place}/" + (f"rejected{rank}" if rank else "chosen"), task,
             Solution(Problem(task, prompt), steps), StepLabels(labels, place if rank else None, "expert's action or not"),
-            row.text_or_none("source_name"), {"step": place, "chosen": rank == 0}))
+            row.text_or_none("source_name"), {"step": place, "chosen": rank == 0}, file=os.fspath(row.file), row=row.number))
     return items
 
 
@@ -87,16 +87,13 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
     if not whole:
         raise InputError("has no step with a chosen and a rejected action", field="webrewardbench")
     choices = [(WebChoice(task, step["chosen"][0], step["rejected"]), step["kind"][0]) for (task, _), step in whole.items()]
-    tasks, columns = task_columns([choice for choice, _ in choices])
-    compared = {name: statistic_of_sums(columns, lambda sums, place=place: web_reward_of_sums(sums)[..., place], tasks)
-                for place, name in enumerate(NAMES)}
+    compared = _statistics([choice for choice, _ in choices])
     numbers: dict[str, Number] = {name: options.interval(statistic) for name, statistic in compared.items()}
     kinds = sorted({kind for _, kind in choices if kind is not None})
     table: dict[str, dict[str, Number]] = {}
     for kind in kinds if len(kinds) > 1 else ():
-        tasks, columns = task_columns([choice for choice, of in choices if of == kind])
-        table[kind] = {name: options.interval(statistic_of_sums(
-            columns, lambda sums, place=place: web_reward_of_sums(sums)[..., place], tasks)) for place, name in enumerate(NAMES)}
+        of_kind = _statistics([choice for choice, of in choices if of == kind])
+        table[kind] = {name: options.interval(statistic) for name, statistic in of_kind.items()}
     chance = np.mean([sum(1 / rank for rank in range(1, 2 + len(choice.rejected))) / (1 + len(choice.rejected))
                       for choice, _ in choices])
     settings = {"tasks": len(compared["MRR"].groups), "steps": len(whole), "left_out_steps": len(steps) - len(whole),
@@ -104,11 +101,17 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
     return Evaluation(numbers, {"by source": table} if table else {}, compared=compared, settings=settings)
 
 
-BENCHMARK = Benchmark(
+def _statistics(choices: Sequence[WebChoice]) -> dict[str, GroupStatistic]:
+    tasks, columns = task_columns(choices)
+    return {name: statistic_of_sums(columns, lambda sums, place=place: web_reward_of_sums(sums)[..., place], tasks)
+            for place, name in enumerate(NAMES)}
+
+
+WEBREWARDBENCH = Benchmark(
     name="webrewardbench",
     title="WebRewardBench",
-    citation="Chae et al. 2025, Web-Shepherd, arXiv 2505.15277; huggingface.co/datasets/LangAGI-Lab/WebRewardBench (evaluation: "
-             "github.com/kyle8581/Web-Shepherd)",
+    citation="Chae et al. 2025, Web-Shepherd, arXiv 2505.15277; huggingface.co/datasets/LangAGI-Lab/WebRewardBench "
+             "(evaluation: github.com/kyle8581/Web-Shepherd)",
     description="Rank the expert's next action of a web task above (usually four) rejected ones; ties count against the model. "
                 "Whole tasks count if every step is right.",
     data="JSON lines with the data set's fields: task_id, step_id, intent, current_url, text_observation, thought_history, "

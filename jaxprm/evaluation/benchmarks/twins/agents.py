@@ -27,8 +27,8 @@ REJECTED = 4
 
 
 def agentprocessbench(seed: int, count: int) -> list[Item]:
-    """One trace per problem. A call is right (1) or wrong (-1), and after the first wrong one every call is wrong, for it builds
-    on it; looking an operation up is neutral (0). The ratings stand in ``meta``; labels count neutral steps as right."""
+    """One trace per problem. A call is right (1) or wrong (-1), and after the first wrong one every call is wrong, for it
+    builds on it; looking an operation up is neutral (0). The ratings stand in ``meta``; labels count neutral steps as right."""
     author = tuple(Misconception(kind, 0.04) for kind in CALL_ERRORS)
     found = []
     for place, (key, problem) in enumerate(problems(ARITHMETIC, seed, count, 9)):

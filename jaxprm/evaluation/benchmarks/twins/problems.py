@@ -10,20 +10,24 @@ from jaxprm.evaluation.benchmarks.base import Item
 from jaxprm.labeling.verifier import AfterError, VerifierLabeler
 from jaxprm.records import Problem, Solution
 from jaxprm.tasks.arithmetic import ArithmeticTask
-from jaxprm.tasks.base import Key, Part, Stream, Task
+from jaxprm.tasks.base import Key, Part, Stream
 from jaxprm.tasks.countdown import CountdownTask
+
+EmbeddedTask = ArithmeticTask | CountdownTask
 
 ARITHMETIC = ArithmeticTask(min_steps=3, max_steps=6, modulus=7, largest_operand=6)
 """The quickstart's task."""
 
-LONG_ARITHMETIC = ArithmeticTask(min_steps=8, max_steps=12, modulus=7, largest_operand=6)
+LONG_EmbeddedTask = ArithmeticTask | CountdownTask
+
+ARITHMETIC = ArithmeticTask(min_steps=8, max_steps=12, modulus=7, largest_operand=6)
 COUNTDOWN = CountdownTask()
 
 PART = Part("test", 0.85, 1.0)
 """The quickstart's test part: the models that it trains have seen none of these problems."""
 
 
-def problems(task: Task, seed: int, count: int, stream: int) -> Iterator[tuple[tuple[int, int, int], Problem]]:
+def problems(task: EmbeddedTask, seed: int, count: int, stream: int) -> Iterator[tuple[tuple[int, int, int], Problem]]:
     """(key, problem) one after another, each problem once; equal seeds give equal problems.
 
     Args:
@@ -47,7 +51,7 @@ def problems(task: Task, seed: int, count: int, stream: int) -> Iterator[tuple[t
             yield key, problem
 
 
-def planted(task: Task, key: Key, problem: Problem, kinds: Sequence[str]) -> tuple[tuple[str, ...], str]:
+def planted(task: EmbeddedTask, key: Key, problem: Problem, kinds: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """The reference solution with one error, and its kind: a random one of ``kinds`` at a random step."""
     steps, stream = task.solve(problem), Stream(key, "twin/planted")
     while True:
@@ -57,7 +61,7 @@ def planted(task: Task, key: Key, problem: Problem, kinds: Sequence[str]) -> tup
             return found, kind
 
 
-def item(task: Task, id: str, problem: Problem, steps: tuple[str, ...], *, kind: str | None = None,
+def item(task: EmbeddedTask, id: str, problem: Problem, steps: tuple[str, ...], *, kind: str | None = None,
          after_error: AfterError = "ignore", generator: str = "twin", meta: Mapping[str, Any] | None = None) -> Item:
     """A solution with the verifier's labels, its final answer, and whether that is right; the problem is its group."""
     verdict = task.judge(problem, steps)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from jaxprm.evaluation.benchmarks.base import Item
 from jaxprm.evaluation.benchmarks.twins.code import programs
-from jaxprm.evaluation.benchmarks.twins.problems import ARITHMETIC, COUNTDOWN, LONG_ARITHMETIC, item, planted, problems
+from jaxprm.evaluation.benchmarks.twins.problems import (
+    ARITHMETIC,
+    COUNTDOWN,
+    LONG_ARITHMETIC,
+    EmbeddedTask,
+    item,
+    planted,
+    problems,
+)
 from jaxprm.metrics.prmbench import ORIGINAL
 from jaxprm.records import Problem, Solution, StepLabels
 from jaxprm.tasks import corruptions
-from jaxprm.tasks.base import Key, Stream, Task
+from jaxprm.tasks.base import Key, Stream
 from jaxprm.tasks.countdown import read_puzzle
 from jaxprm.tasks.countdown_corruptions import Ledger
 from jaxprm.tasks.countdown_solver import moves, reachable
@@ -42,7 +50,7 @@ def mr_score(seed: int, count: int) -> list[Item]:
     return _first_errors(seed, count - len(coding), 3, {"arithmetic": ARITHMETIC, "countdown": COUNTDOWN}) + coding
 
 
-def _first_errors(seed: int, count: int, stream: int, tasks: dict[str, Task]) -> list[Item]:
+def _first_errors(seed: int, count: int, stream: int, tasks: dict[str, EmbeddedTask]) -> list[Item]:
     found, names = [], list(tasks)
     for subset, (name, task) in enumerate(tasks.items()):
         share = len(range(subset, count, len(names)))
@@ -65,15 +73,15 @@ def prmbench(seed: int, count: int) -> list[Item]:
         kinds.setdefault(name, []).append(kind)
     found = []
     for place, (key, problem) in enumerate(problems(ARITHMETIC, seed, count, 4)):
-        found.append(item(ARITHMETIC, f"{place}/{ORIGINAL}", problem, ARITHMETIC.solve(problem), kind=ORIGINAL))
+        original = {"original": problem.id}
+        found.append(item(ARITHMETIC, f"{place}/{ORIGINAL}", problem, ARITHMETIC.solve(problem), kind=ORIGINAL, meta=original))
         for name, ways in kinds.items():
             lines, error = planted(ARITHMETIC, key, problem, ways)
             found.append(item(ARITHMETIC, f"{place}/{name}", problem, lines, kind=name, after_error="local",
-                              meta={"planted": error}))
+                              meta={"planted": error, **original}))
     for place, (key, problem) in enumerate(problems(COUNTDOWN, seed, -(-count // 4), 5)):
-        found.append(item(COUNTDOWN, f"puzzle/{place}/{ORIGINAL}", problem, COUNTDOWN.solve(problem), kind=ORIGINAL))
-        found.append(item(COUNTDOWN, f"puzzle/{place}/multi_solutions", problem, _another_solution(key, problem),
-                          kind="multi_solutions"))
+        for name, lines in ((ORIGINAL, COUNTDOWN.solve(problem)), ("multi_solutions", _another_solution(key, problem))):
+            found.append(item(COUNTDOWN, f"puzzle/{place}/{name}", problem, lines, kind=name, meta={"original": problem.id}))
     return found
 
 
