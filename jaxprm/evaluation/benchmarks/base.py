@@ -177,28 +177,48 @@ class Read:
     row: int
 
 
+def first_row(path: str | os.PathLike) -> Any:
+    """The first row of a file, by which its form is told.
+
+    Raises:
+      InputError: the file cannot be read, or has no rows.
+    """
+    path = located(path)
+    for _, value in _raw_rows(path):
+        return value
+    raise InputError("has no rows", file=path)
+
+
+def is_own_form(path: str | os.PathLike) -> bool:
+    """Whether the rows have ``labels`` or ``soft_labels``: the project's own form. Raises as `first_row`."""
+    first = first_row(path)
+    return isinstance(first, dict) and not first.keys().isdisjoint(("labels", "soft_labels"))
+
+
+def _raw_rows(path: str | os.PathLike):
+    """Raw rows of any file that is read here: what `jaxprm.data.rows` knows, and JSON arrays."""
+    if parse_tfds(path) is not None or is_record_file(path):
+        return read_rows(path)
+    return read_raw_rows(path)
+
+
 def read_labeled(path: str | os.PathLike, formats: Sequence[str], policies: ReadPolicies) -> list[Read]:
     """The solutions of a file in the project's own form (rows with ``labels`` or ``soft_labels``), or in that of a benchmark.
 
     Args:
       path: JSON lines, a JSON array, ArrayRecord, or a TFDS dataset (see `jaxprm.data.rows`).
-      formats: formats of `jaxprm.data.formats` that rows in any other form are read as, one after another: a row of
-        PRMBench holds an edited and an original solution. None: the project's own form alone.
+      formats: formats of `jaxprm.data.formats` that rows in any other form are read as, one after another; empty: the
+        project's own form alone.
 
     Raises:
       InputError: a row that cannot be read, or none.
     """
     path = located(path)
-    place = read_rows if parse_tfds(path) is not None or is_record_file(path) else read_raw_rows
-    first = next(iter(place(path)), None)
-    if first is None:
-        raise InputError("has no rows", file=path)
-    own = isinstance(first[1], dict) and not first[1].keys().isdisjoint(("labels", "soft_labels"))
-    if formats and not own:
+    if formats and not is_own_form(path):
         return [Read(item, path, row) for name in formats for row, items in read_format(
-            path, FORMATS[name], _settings(FORMATS[name], policies)) for item in items]
+            path, FORMATS[name], read_settings(FORMATS[name], policies)) for item in items]
     found = []
-    for row, value in place(path):
+    for row, value in _raw_rows(path):
         item, empty = parse_row(value, file=path, number=row, neutral=policies.neutral, after_error=policies.after_error,
                                 drop_empty=policies.drop_empty)
         if empty:
@@ -213,7 +233,7 @@ EMPTY_STEPS = "empty_steps_dropped"
 """Field of ``meta`` in which readers say how many empty steps they have left out."""
 
 
-def _settings(format: Format, policies: ReadPolicies) -> ReadSettings:
+def read_settings(format: Format, policies: ReadPolicies) -> ReadSettings:
     """The policies that a format takes; the others have no effect on it."""
     given = {"neutral": policies.neutral, "after_error": policies.after_error}
     return ReadSettings(**{name: value for name, value in given.items() if name in format.defaults})
