@@ -11,7 +11,7 @@ from jaxprm.evaluation.benchmarks.twins.problems import ARITHMETIC, COUNTDOWN, L
 from jaxprm.tasks.arithmetic import read_chain
 from jaxprm.tasks.corruptions import PRMBENCH_CLASSES, calculate
 
-PROBLEMS = 24
+PROBLEMS = 9
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,7 @@ EmbeddedTask = ArithmeticTask | CountdownTask
 ARITHMETIC = ArithmeticTask(min_steps=3, max_steps=6, modulus=7, largest_operand=6)
 """The quickstart's task."""
 
-LONG_EmbeddedTask = ArithmeticTask | CountdownTask
-
-ARITHMETIC = ArithmeticTask(min_steps=8, max_steps=12, modulus=7, largest_operand=6)
+LONG_ARITHMETIC = ArithmeticTask(min_steps=8, max_steps=12, modulus=7, largest_operand=6)
 COUNTDOWN = CountdownTask()
 
 PART = Part("test", 0.85, 1.0)
