@@ -74,7 +74,7 @@ def mr_columns(rows: Sequence[MrRow]) -> np.ndarray:
     """float[N, 6] for `mr_score_of_sums`: right called right, right not, wrong called wrong, wrong not, located, explained."""
     table = []
     for row in rows:
-        agrees = row.called_correct is row.correct
+        agrees = row.called_correct is not None and bool(row.called_correct) == row.correct
         found = not row.correct and agrees and row.predicted_error == row.first_error
         table.append((row.correct and agrees, row.correct and not agrees, not row.correct and agrees,
                       not row.correct and not agrees, found, found and row.reason_right))

@@ -153,6 +153,7 @@ class Benchmark:
       twin: a procedural benchmark of the same form on the embedded tasks: (seed, number of problems) to items.
       thresholds: the kinds of threshold protocol it takes; empty = it needs no threshold.
       probabilities: whether scores must lie in [0, 1].
+      per_file: whether every file is a set of its own, with numbers of its own.
     """
 
     name: str
@@ -165,7 +166,19 @@ class Benchmark:
     evaluate: Callable[[Sequence[Item], Scores, EvaluateOptions], Evaluation]
     twin: Callable[[int, int], list[Item]] | None = None
     thresholds: tuple[str, ...] = ("fixed", "split", "oracle")
-    probabilities: bool = True
+    probabilities: bool = False
+    per_file: bool = False
+
+    def check(self, items: Sequence[Item], protocol: ThresholdProtocol) -> None:
+        """Raises InputError if items and threshold protocol do not fit."""
+        if protocol.kind not in self.thresholds and protocol != ThresholdProtocol():
+            takes = f"it takes {', '.join(self.thresholds)}" if self.thresholds else "it needs no threshold"
+            raise InputError(f"'{self.name}' does not take this kind of threshold", field="threshold", value=protocol.kind,
+                             hint=takes)
+        kinds = list(dict.fromkeys(item.kind or "all" for item in items))
+        if protocol.kind == "split" and protocol.split not in kinds:
+            raise InputError("is not a subset of this benchmark", field="threshold", value=f"split:{protocol.split}",
+                             hint=f"there are {', '.join(kinds)}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

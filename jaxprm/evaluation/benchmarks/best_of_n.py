@@ -78,4 +78,4 @@ BEST_OF_N = Benchmark(
                 "ten aggregations of step scores, and the accuracy against N.",
     data=DATA,
     headline="best, min: share of the problems whose candidate with the best weakest step is right",
-    read=read_pool, evaluate=evaluate, twin=twins.best_of_n, thresholds=(), probabilities=False)
+    read=read_pool, evaluate=evaluate, twin=twins.best_of_n, thresholds=())

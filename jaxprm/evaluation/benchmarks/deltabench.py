@@ -77,4 +77,4 @@ DELTABENCH = Benchmark(
                 "need no common scale: each is compared with the mean and spread of its own chain.",
     data="the file of the data set, {question, sections, ..._error_section_numbers}; or rows with `labels`",
     headline="macro F1: the mean over chains of the F1 of the sections called wrong",
-    read=read, evaluate=evaluate, twin=twins.deltabench, thresholds=(), probabilities=False)
+    read=read, evaluate=evaluate, twin=twins.deltabench, thresholds=())

@@ -58,11 +58,9 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
         best = {name: _best([scores[index] for index in rows], [gold[index] for index in rows])
                 for name, rows in members.items() if options.threshold.kind == "oracle" or name == options.threshold.split}
         thresholds = best if options.threshold.kind == "oracle" else dict.fromkeys(members, best[options.threshold.split])
-    guesses = np.zeros(len(items), np.int64)
-    for name, rows in members.items():
-        guesses[rows] = [first_below(scores[index], thresholds[name]) for index in rows]
+    guesses = [first_below(row, thresholds[item.kind or "all"]) for item, row in zip(items, scores)]
     columns = mr_columns([MrRow(true == NO_ERROR, None if true == NO_ERROR else true, guess == NO_ERROR,
-                                None if guess == NO_ERROR else int(guess)) for true, guess in zip(gold, guesses)])
+                                None if guess == NO_ERROR else guess) for true, guess in zip(gold, guesses)])
     groups = np.array([item.group for item in items])
 
     def statistics(rows) -> dict:

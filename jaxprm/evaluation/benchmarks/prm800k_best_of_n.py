@@ -79,4 +79,4 @@ PRM800K_BEST_OF_N = Benchmark(
                 "expectation with intervals over problems.",
     data=DATA,
     headline="best of N for the largest N: share of the problems whose candidate with the highest product is right",
-    read=read_pool, evaluate=evaluate, twin=twins.prm800k_best_of_n, thresholds=())
+    read=read_pool, evaluate=evaluate, twin=twins.prm800k_best_of_n, thresholds=(), probabilities=True)

@@ -95,4 +95,4 @@ SELECTIVE = Benchmark(
                 "that may decline to answer?",
     data="as processbench: solutions with a known first error",
     headline="area under risk and coverage: mean share of wrong verdicts over all coverages (lower is better)",
-    read=read, evaluate=evaluate, twin=twins.processbench)
+    read=read, evaluate=evaluate, twin=twins.processbench, probabilities=True)

@@ -117,4 +117,4 @@ WEBREWARDBENCH = Benchmark(
     data="JSON lines with the data set's fields: task_id, step_id, intent, current_url, text_observation, thought_history, "
          "action_history, chosen and rejected (lists of {thought, action}), source_name. Images and checklists are not read.",
     headline="MRR: mean of 1 / rank of the expert's action",
-    read=read, evaluate=evaluate, twin=twins.webrewardbench, thresholds=(), probabilities=False)
+    read=read, evaluate=evaluate, twin=twins.webrewardbench, thresholds=())

@@ -43,10 +43,10 @@ def test_candidates_of_web_steps(tmp_path):
     assert result.settings["left_out_steps"] == 0
     short = WEBREWARDBENCH.evaluate(items[:7], scores[:7], OPTIONS)  # the only rejected action of task b was left out
     assert short.settings["left_out_steps"] == 1 and short.settings["tasks"] == 1
-    for change, message in (({"rejected": []}, "row 1, field rejected: needs at least one action"),
-                            ({"step_id": 3}, "field action_history: has 2 entries before step 3"),
-                            ({"chosen": [{"thought": "x"}]}, r"field chosen\[0\].action: is missing"),
-                            ({"task_id": None}, "field task_id: is missing")):
+    for change, message in (({"rejected": []}, "rows.jsonl:1: field 'rejected': needs at least one action"),
+                            ({"step_id": 3}, "field 'action_history': has 2 entries before step 3"),
+                            ({"chosen": [{"thought": "x"}]}, r"field 'chosen\[0\].action': is missing"),
+                            ({"task_id": None}, "field 'task_id': is missing")):
         with pytest.raises(InputError, match=message):
             read(web_row(1, 0) | change)
 

@@ -74,9 +74,9 @@ def test_files(tmp_path):
     items = written(tmp_path, by_meta)
     assert [item.solution.answer for item in items] == ["4", "4 apples", "5"]
     assert [item.group for item in items] == ["Q0", "Q1", "Q0"]
-    with pytest.raises(InputError, match=r"pool.jsonl, row 1, field final_correct: is missing.*say of every candidate"):
+    with pytest.raises(InputError, match=r"pool.jsonl:1: field 'final_correct': is missing.*say of every candidate"):
         written(tmp_path, rows({"p": ["1"]}, {"p": [None]}))
-    with pytest.raises(InputError, match="row 2, field final_answer: is missing, and a candidate without"):
+    with pytest.raises(InputError, match=":2: field 'final_answer': is missing, and a candidate without"):
         written(tmp_path, rows({"p": ["1", None]}, {"p": [False, True]}))
 
 
@@ -88,4 +88,5 @@ def test_the_protocol_of_prm800k(small):
     assert table["1"]["exact"].mean == pytest.approx((1 / 4 + 1 / 3) / 2)
     for row in table.values():
         assert row["mean of trials"] == pytest.approx(row["exact"].mean, abs=4 * max(row["deviation of trials"], 1e-9) / 20)
-    assert table["3"]["majority"].mean == pytest.approx((1 / 4 + 1) / 2, abs=0.05)
+    # p: two of the four subsets tie, and the first candidate of a tie is right; q: 5 comes before 6.
+    assert table["3"]["majority"].mean == pytest.approx((1 / 2 + 1) / 2, abs=0.05)

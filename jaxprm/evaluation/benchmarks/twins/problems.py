@@ -25,19 +25,21 @@ PART = Part("test", 0.85, 1.0)
 """The quickstart's test part: the models that it trains have seen none of these problems."""
 
 
+def check(seed: int, count: int) -> None:
+    """Raises InputError for a seed below 0, or no problem."""
+    if seed < 0:
+        raise InputError("must not be negative", field="seed", value=seed)
+    if count < 1:
+        raise InputError("must be at least 1", field="twin", value=count, hint="the twin's number of problems")
+
+
 def problems(task: EmbeddedTask, seed: int, count: int, stream: int) -> Iterator[tuple[tuple[int, int, int], Problem]]:
     """(key, problem) one after another, each problem once; equal seeds give equal problems.
 
     Args:
       stream: a number of its own for every use, so that twins share no problem by their keys.
-
-    Raises:
-      InputError: a seed below 0, or no problem.
     """
-    if seed < 0:
-        raise InputError("must not be negative", field="seed", value=seed)
-    if count < 1:
-        raise InputError("must be at least 1", field="twin", value=count, hint="the twin's number of problems")
+    check(seed, count)
     seen: set[str] = set()
     place = 0
     while len(seen) < count:

@@ -9,6 +9,7 @@ from jaxprm.evaluation.benchmarks.twins.problems import (
     COUNTDOWN,
     LONG_ARITHMETIC,
     EmbeddedTask,
+    check,
     item,
     planted,
     problems,
@@ -51,12 +52,11 @@ def mr_score(seed: int, count: int) -> list[Item]:
 
 
 def _first_errors(seed: int, count: int, stream: int, tasks: dict[str, EmbeddedTask]) -> list[Item]:
-    found, names = [], list(tasks)
+    check(seed, count)
+    found = []
     for subset, (name, task) in enumerate(tasks.items()):
-        share = len(range(subset, count, len(names)))
-        if not share:
-            continue
-        for place, (key, problem) in enumerate(problems(task, seed, share, 100 * stream + subset)):
+        share = len(range(subset, count, len(tasks)))
+        for place, (key, problem) in enumerate(problems(task, seed, share, 100 * stream + subset) if share else ()):
             lines, error = (task.solve(problem), None) if place % 2 else planted(task, key, problem, task.kinds)
             found.append(item(task, f"{name}/{place}", problem, lines, kind=name, meta={"planted": error}))
     return found
