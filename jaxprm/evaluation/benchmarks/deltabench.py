@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxprm.evaluation.benchmarks import twins
 from jaxprm.evaluation.benchmarks.base import (
     Benchmark,
     EvaluateOptions,
@@ -76,4 +77,4 @@ DELTABENCH = Benchmark(
                 "need no common scale: each is compared with the mean and spread of its own chain.",
     data="the file of the data set, {question, sections, ..._error_section_numbers}; or rows with `labels`",
     headline="macro F1: the mean over chains of the F1 of the sections called wrong",
-    read=read, evaluate=evaluate, thresholds=())
+    read=read, evaluate=evaluate, twin=twins.deltabench, thresholds=())

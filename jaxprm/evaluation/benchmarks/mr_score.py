@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxprm.evaluation.benchmarks import twins
 from jaxprm.evaluation.benchmarks.base import (
     Benchmark,
     EvaluateOptions,
@@ -108,4 +109,4 @@ MR_SCORE = Benchmark(
                 "The third task, the reason, takes half of the weight and is beyond a reward model.",
     data="the files of either data set; or rows with `labels` and `first_error` (and `meta.subject`)",
     headline="MR-Score without reasons: 0.2 max(0, Matthews correlation) + 0.3 step accuracy, at most 0.5",
-    read=read, evaluate=evaluate)
+    read=read, evaluate=evaluate, twin=twins.mr_score)

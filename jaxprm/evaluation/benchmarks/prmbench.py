@@ -13,6 +13,7 @@ from jaxprm.data.formats import FORMATS, read_raw
 from jaxprm.data.formats.base import Row
 from jaxprm.data.rows import located
 from jaxprm.errors import InputError
+from jaxprm.evaluation.benchmarks import twins
 from jaxprm.evaluation.benchmarks.base import (
     Benchmark,
     EvaluateOptions,
@@ -153,4 +154,4 @@ PRMBENCH = Benchmark(
                 "threshold.",
     data="the file of the data set (prmtest_classified.jsonl); or rows with `labels` and `meta.error_type`, and the originals",
     headline="PRMScore: mean of the F1 of right and of wrong steps, from the counts of all nine classes",
-    read=read, evaluate=evaluate)
+    read=read, evaluate=evaluate, twin=twins.prmbench)

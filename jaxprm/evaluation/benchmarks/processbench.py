@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxprm.evaluation.benchmarks import twins
 from jaxprm.evaluation.benchmarks.base import (
     Benchmark,
     EvaluateOptions,
@@ -110,4 +111,4 @@ PROCESSBENCH = Benchmark(
                 "clean.",
     data="the files of the data set, {id, problem, steps, label}, one per subset; or rows with `labels` and `first_error`",
     headline="mean F1: the mean over subsets of the harmonic mean of two accuracies (errors found exactly, clean ones passed)",
-    read=read, evaluate=evaluate)
+    read=read, evaluate=evaluate, twin=twins.processbench)

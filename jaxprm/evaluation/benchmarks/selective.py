@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxprm.evaluation.benchmarks import twins
 from jaxprm.evaluation.benchmarks.base import Benchmark, EvaluateOptions, Evaluation, Item, Line, Scores
 from jaxprm.evaluation.benchmarks.processbench import by_kind, read
 from jaxprm.evaluation.benchmarks.steps import thin
@@ -94,4 +95,4 @@ SELECTIVE = Benchmark(
                 "that may decline to answer?",
     data="as processbench: solutions with a known first error",
     headline="area under risk and coverage: mean share of wrong verdicts over all coverages (lower is better)",
-    read=read, evaluate=evaluate, probabilities=True)
+    read=read, evaluate=evaluate, twin=twins.processbench, probabilities=True)

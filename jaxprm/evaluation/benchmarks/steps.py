@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxprm.evaluation.benchmarks import twins
 from jaxprm.evaluation.benchmarks.base import (
     Benchmark,
     EvaluateOptions,
@@ -135,5 +136,4 @@ STEPS = Benchmark(
                 "the first wrong one? Every file is a set of its own.",
     data="rows with `problem`, `steps` and `labels` (`jaxprm data convert` makes them from every format)",
     headline="AUROC within position: probability that a right step scores above a wrong one at the same position",
-    read=read, evaluate=evaluate, thresholds=("fixed", "oracle"), probabilities=True,
-    per_file=True)
+    read=read, evaluate=evaluate, twin=twins.steps, thresholds=("fixed", "oracle"), probabilities=True, per_file=True)
