@@ -158,7 +158,7 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
             _check_scale(system, values, benchmark, threshold)
             evaluations[system.name] = benchmark.evaluate(chosen, values, dataclasses.replace(options, chosen=system.chosen))
         found[part.name] = {
-            "sha256": {file: rows_sha256(located(file)) for file in part.files}, "counts": counts,
+            "files": {file: rows_sha256(located(file)) for file in part.files}, "counts": counts,
             "labels": label_statistics([item.labeled for item in chosen]), "systems": evaluations,
             "paired": _paired(evaluations, options)}
     if kept_scores is not None:

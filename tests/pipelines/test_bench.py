@@ -126,3 +126,55 @@ def test_a_published_model(shared, data):
     assert found.details.auroc.mean == pytest.approx(expected.auroc.mean, abs=1e-6) and results["neutral"] == "good"
     with pytest.raises(InputError, match="pqm: its scores are no probabilities"):
         run("steps", [prms / "pqm"], [data], progress=SilentProgress())
+
+
+def test_kept_scores_cost_no_forward_pass(toy, trained, data, tmp_path, monkeypatch):
+    """Neither for another benchmark on the same solutions, nor for those that a killed process has scored."""
+    scored = []
+    score_rows = StepScorer.score_rows
+
+    def counted(self, encoded, on_batch):
+        if len(scored) + len(encoded) > limit:
+            raise KeyboardInterrupt
+        scored.extend(encoded)
+        return score_rows(self, encoded, on_batch)
+
+    monkeypatch.setattr(StepScorer, "score_rows", counted)
+    monkeypatch.setattr(bench, "_CHUNK", 16)
+    arguments = ["--model", trained, "--data", data, "--cache", tmp_path / "kept"]
+    limit = 40
+    assert toy.call("bench", "steps", *arguments) == 130 and len(scored) == 32
+    limit = 48
+    found = {}
+    for name in ("steps", "processbench", "selective"):
+        assert toy.call("bench", name, *arguments, "--json", tmp_path / "out.json") == 0
+        found[name] = json.loads((tmp_path / "out.json").read_text())
+    assert len(scored) == 48 and (tmp_path / "kept" / "scores.sqlite").is_file()
+
+    limit = 96
+    assert toy.call("bench", "steps", *arguments[:4], "--no-cache", "--json", tmp_path / "out.json") == 0
+    assert len(scored) == 96
+    fresh = json.loads((tmp_path / "out.json").read_text())["sets"][str(data)]["systems"][str(trained)]
+    kept = found["steps"]["sets"][str(data)]["systems"][str(trained)]
+    assert kept["numbers"]["AUROC"]["mean"] == pytest.approx(fresh["numbers"]["AUROC"]["mean"], abs=1e-6)
+    # Cut at another place, the same texts are other rows to the model.
+    rows = [row | {"steps": [" ".join(row["steps"])], "labels": row["labels"][-1:], "first_error": None}
+            for row in map(json.loads, data.read_text().splitlines()) if row["labels"]]
+    limit = 144
+    arguments[3] = toy.write(tmp_path / "joined.jsonl", rows)
+    assert toy.call("bench", "steps", *arguments) == 0 and len(scored) == 96 + 48
+
+
+def test_models_and_scores_side_by_side(toy, trained, data, tmp_path):
+    """The rows that do not fit the model count for nobody."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows[2]["steps"][-1] += " so" * 90
+    rows = [row | {"id": str(number)} for number, row in enumerate(rows)]
+    long = toy.write(tmp_path / "long.jsonl", rows)
+    scores = toy.write(tmp_path / "s.jsonl", [{"id": row["id"], "scores": [0.5 for _ in row["steps"]]} for row in rows])
+    results = run("processbench", [trained], [long], scores=[f"same={scores}"], overlong="drop", progress=SilentProgress())
+    found = results["sets"]["processbench"]
+    assert found["counts"]["overlong"] == 1 and found["labels"].solutions == 35
+    test = found["paired"][0]
+    assert (test["first"], test["second"], test["number"]) == (str(trained), "same", "mean F1")
+    assert test["difference"].mean == pytest.approx(found["systems"][str(trained)].numbers["mean F1"].mean)  # minus 0
