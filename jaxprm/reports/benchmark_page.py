@@ -41,7 +41,7 @@ def _set(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
         "systems": list(systems), "settings": [(key, _settings(value.settings)) for key, value in systems.items()],
         "numbers": [(number, [_cell(value.numbers.get(number)) for value in systems.values()]) for number in numbers],
         "tables": _tables(systems),
-        "paired": [{**test, "difference": _cell(test["difference"], "+.3f"), "p_value": f"{test['p_value']:.2g}"}
+        "paired": [{**test, "difference": _cell(test["difference"], "+.3f"), "p_value": _cell(test["p_value"], ".2g")["value"]}
                    for test in part["paired"]],
         "figures": _figures(systems)}
 
