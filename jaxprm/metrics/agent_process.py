@@ -73,7 +73,8 @@ def agent_process_of_sums(sums: np.ndarray) -> np.ndarray:
         return np.stack([steps / labelled, whole / traces, first / traces, sides / decided], axis=-1)
 
 
-def ternary(scores: Float[np.ndarray, " S"] | Sequence[float], wrong_below: float, right_from: float | None = None) -> list[int]:
+def ternary(scores: Float[np.ndarray, " S"] | Sequence[float], wrong_below: float,
+            right_from: float | None = None) -> list[int]:
     """Labels from scores: -1 below `wrong_below`, 1 from `right_from` on, 0 between the two.
 
     Our own reading. Without `right_from` no step is ever called neutral, which is what a reward model of right and wrong says.

@@ -14,6 +14,9 @@ from jaxprm.metrics import expected_best_of_n, subsampled_best_of_n
 from jaxprm.metrics.subsampling import TRIALS, random_subsets
 from jaxprm.scoring.votes import NO_ANSWER, select_ids
 
+BLOCK = 2**20
+"""Numbers of candidates that vote at once."""
+
 
 def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) -> Evaluation:
     """Best of N random candidates by the product of the step scores, for N = 1, 2, 4 ... and all candidates.
@@ -60,14 +63,15 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
 def _majority(ids: np.ndarray, correct: np.ndarray, size: int, key: int) -> np.ndarray:
     """Per problem, the share of random subsets whose most frequent answer is right."""
     count, width = ids.shape
-    rng = np.random.default_rng((key, size, 1))
     times = 1 if size == width else TRIALS
     total = np.zeros(count)
-    for _ in range(times):
-        members = random_subsets(rng, count, width, size)
-        chosen = select_ids(np.take_along_axis(ids, members, axis=1), np.zeros(members.shape), "majority")
-        place = np.take_along_axis(members, np.maximum(chosen, 0)[:, None], axis=1)
-        total += np.take_along_axis(correct, place, axis=1)[:, 0] & (chosen != NO_ANSWER)
+    rng = np.random.default_rng((key, size, 1))
+    for trials in np.array_split(np.arange(times), 1 + times * count * size // BLOCK):
+        rows = np.tile(np.arange(count), len(trials))
+        members = random_subsets(rng, len(rows), width, size)
+        chosen = select_ids(np.take_along_axis(ids[rows], members, axis=1), np.zeros(members.shape), "majority")
+        place = np.take_along_axis(members, np.maximum(chosen, 0)[:, None], axis=1)[:, 0]
+        total += (correct[rows, place] & (chosen != NO_ANSWER)).reshape(len(trials), count).sum(axis=0)
     return total / times
 
 
