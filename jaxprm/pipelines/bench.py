@@ -40,7 +40,7 @@ from jaxprm.scoring.scorer import Row, StepScorer
 
 RESAMPLES = 1000
 RESAMPLING_KEY = 0
-_CHUNK = 512  # solutions that are scored between two writes to the cache
+_CHUNK = 1024  # solutions that are scored between two writes to the cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

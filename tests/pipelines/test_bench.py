@@ -157,12 +157,12 @@ def test_kept_scores_cost_no_forward_pass(toy, trained, data, tmp_path, monkeypa
     fresh = json.loads((tmp_path / "out.json").read_text())["sets"][str(data)]["systems"][str(trained)]
     kept = found["steps"]["sets"][str(data)]["systems"][str(trained)]
     assert kept["numbers"]["AUROC"]["mean"] == pytest.approx(fresh["numbers"]["AUROC"]["mean"], abs=1e-6)
-    # Cut at another place, the same texts are other rows to the model.
+    # Joined to one step, the same texts are other rows to the model, but for those of one step.
     rows = [row | {"steps": [" ".join(row["steps"])], "labels": row["labels"][-1:], "first_error": None}
             for row in map(json.loads, data.read_text().splitlines()) if row["labels"]]
     limit = 144
     arguments[3] = toy.write(tmp_path / "joined.jsonl", rows)
-    assert toy.call("bench", "steps", *arguments) == 0 and len(scored) == 96 + 48
+    assert toy.call("bench", "steps", *arguments) == 0 and len(scored) == 96 + 36
 
 
 def test_models_and_scores_side_by_side(toy, trained, data, tmp_path):
