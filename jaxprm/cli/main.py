@@ -17,7 +17,7 @@ from jaxprm.errors import Diverged, InputError, Stopped
 from jaxprm.progress import Progress, SilentProgress, terminal_progress
 
 CACHE_VARIABLE = "JAXPRM_CACHE"
-"""Environment variable that names the folder of the persistent compilation cache."""
+"""Environment variable that names the folder of the persistent compilation cache; kept scores lie in its folder `scores`."""
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -167,11 +167,22 @@ def score(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="Benchmark: `steps`.")],
-    model: Annotated[list[Path], typer.Option(metavar="DIR", help="Trained model; may be given more than once.")],
-    data: Annotated[list[Path], typer.Option(metavar="FILE", help="Benchmark file; may be given more than once.")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Benchmark; `--list` describes them.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Describe the benchmarks, with data and citation, and stop.")] = False,
+    model: Annotated[list[Path] | None, typer.Option(metavar="DIR", help=(
+        "Trained, exported or published model; may be given more than once."))] = None,
+    data: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=(
+        "Benchmark file; may be given more than once."))] = None,
+    scores: Annotated[list[str] | None, typer.Option(metavar="[NAME=]FILE", help=(
+        'Scores that someone else made, rows {"id", "scores": [one per step]}; may be given more than once.'))] = None,
     baselines_from: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=(
         "Also fit the baselines (position and length, TF-IDF) on this file; may be given more than once."))] = None,
+    twin: Annotated[int | None, typer.Option(metavar="N", min=1, help=(
+        "Instead of files: a procedural benchmark of the same form with N problems."))] = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of the twin.")] = 0,
+    threshold: Annotated[str | None, typer.Option(metavar="X|split:NAME|oracle", help=(
+        "Threshold on step scores: a number, the best one on the subset NAME, or the best one of each subset on itself "
+        "[default: 0.5]."))] = None,
     neutral: Annotated[Neutral | None, typer.Option(help=(
         "How a neutral rating counts [default: as in the model's training]."))] = None,
     after_error: Annotated[AfterError, typer.Option(help=(
@@ -179,19 +190,39 @@ def bench(
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps, do not refuse.")] = False,
     overlong: Annotated[Overlong, typer.Option(help=(
         "What to do with solutions longer than the model's context; dropped ones are counted."))] = Overlong.error,
+    resamples: Annotated[int | None, typer.Option(metavar="N", min=1, help=(
+        "Resamples behind intervals and p-values [default: 1000]."))] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help=(
+        "Folder of kept scores [default: scores beside the compilation cache]."))] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep scores.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write every number here.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them here (PNG).")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with curves here.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the first two numbers here (PNG).")] = None,
 ) -> None:
-    """Evaluate models on a benchmark: a table, with intervals.
+    """Evaluate models on a benchmark: a table, with intervals and paired tests.
+
+    Scores of models are kept, so that a second benchmark on the same solutions costs no forward pass.
 
     Example: `jaxprm bench steps --model runs/prm800k --data ../shared/data/dev_eval/parc.jsonl.gz`
+
+    Example: `jaxprm bench processbench --scores mine=scores.jsonl --data gsm8k.json --data math.json --threshold split:gsm8k`
     """
+    if list_:
+        from jaxprm.pipelines.bench_tables import print_benchmarks
+
+        print_benchmarks()
+        return
+    if name is None:
+        raise InputError("no benchmark", hint="give the name of one; --list describes them")
+    if no_cache and cache is not None:
+        raise InputError("cannot be given beside --no-cache", field="cache", value=str(cache))
     progress = _prepare()
     from jaxprm.pipelines import bench as pipeline
 
-    pipeline.run(name, model, data, baselines_from=baselines_from or (),
-                 neutral=neutral and neutral.value, after_error=after_error.value, drop_empty=drop_empty,
-                 overlong=overlong.value, json_path=json, plot=plot, progress=progress)
+    pipeline.run(name, model or (), data or (), scores=scores or (), baselines_from=baselines_from or (), twin=twin, seed=seed,
+                 threshold=threshold, neutral=neutral and neutral.value, after_error=after_error.value, drop_empty=drop_empty,
+                 overlong=overlong.value, resamples=resamples, cache=None if no_cache else cache or _cache_folder() / "scores",
+                 json_path=json, html=html, plot=plot, progress=progress)
 
 
 @app.command()
@@ -352,9 +383,14 @@ def _prepare() -> Progress:
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        cache = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "jaxprm" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", os.environ.get(CACHE_VARIABLE) or str(_cache_folder() / "xla"))
     return terminal_progress() if jax.process_index() == 0 else SilentProgress()
+
+
+def _cache_folder() -> Path:
+    """The folder of what may be lost: compiled programs, kept scores."""
+    given = os.environ.get(CACHE_VARIABLE)
+    return Path(given) if given else Path.home() / ".cache" / "jaxprm"
 
 
 def spell_out_overrides(arguments: list[str]) -> list[str]:

@@ -171,15 +171,8 @@ def evaluate_steps(predictions: StepPredictions, key: int | tuple[int, ...], *, 
       InputError: no step is judged, or the calibration split has no name or no solution with a known first error.
     """
     groups, group = np.unique(np.asarray(predictions.problems, str), return_inverse=True)
-    lengths = [len(row) for row in predictions.scores]
-    scores = np.concatenate([*predictions.scores, np.zeros(0)])
-    labels = np.array([np.nan if label is None else label for row in predictions.labels for label in row], np.float64)
-    positions = np.concatenate([*(np.arange(length) for length in lengths), np.zeros(0, np.int64)])
-    problem = np.repeat(group, lengths)
-    judged = ~np.isnan(labels)
-    if not judged.any():
-        raise InputError("no step is judged", field="labels", hint="evaluate a set with step labels")
-    scores, labels, positions, problem = scores[judged], labels[judged], positions[judged], problem[judged]
+    steps = judged_steps(predictions)
+    scores, labels, positions, problem = steps.scores, steps.labels, steps.positions, steps.problems
     right = labels >= 0.5
     options = {"key": key, "resamples": resamples}
 
@@ -194,13 +187,40 @@ def evaluate_steps(predictions: StepPredictions, key: int | tuple[int, ...], *, 
     if calibration is not None:
         fixed.append((_choose(*calibration), calibration[0]))
     return StepEvaluation(
-        solutions=len(lengths), problems=len(groups), judged=len(labels), right=float(right.mean()),
+        solutions=len(predictions.scores), problems=len(groups), judged=len(labels), right=float(right.mean()),
         auroc=bootstrap_auroc(scores, right, problem, **options),
         auroc_within_position=bootstrap_auroc(scores, right, problem, positions=positions, **options),
         positions=tuple(table), calibration=reliability,
         ece=_ece_interval(reliability, scores, labels, problem, options),
         first_error=tuple(_first_error(predictions, group, *chosen, options) for chosen in fixed),
         kinds=_planted(predictions, group, threshold, scores[right], problem[right], options))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class JudgedSteps:
+    """The judged steps of all solutions, one entry per step: score, label, 0-based position, and number of the problem."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    positions: np.ndarray
+    problems: np.ndarray
+
+
+def judged_steps(predictions: StepPredictions) -> JudgedSteps:
+    """The steps that have a label.
+
+    Raises:
+      InputError: there is none.
+    """
+    group = np.unique(np.asarray(predictions.problems, str), return_inverse=True)[1]
+    lengths = [len(row) for row in predictions.scores]
+    labels = np.array([np.nan if label is None else label for row in predictions.labels for label in row], np.float64)
+    judged = ~np.isnan(labels)
+    if not judged.any():
+        raise InputError("no step is judged", field="labels", hint="evaluate a set with step labels")
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    return JudgedSteps(np.concatenate(predictions.scores)[judged], labels[judged], positions[judged],
+                       np.repeat(group, lengths)[judged])
 
 
 def _choose(name: str, predictions: StepPredictions | float) -> float:

@@ -1,14 +1,20 @@
 """Metrics: pure numbers from scores and labels, on the host."""
 
 from jaxprm.metrics.bootstrap import (
+    GroupStatistic,
     Interval,
     PairedTest,
+    auroc_statistic,
+    average_precision_statistic,
     bootstrap_auroc,
     bootstrap_interval,
     bootstrap_mean,
     bootstrap_of_sums,
     paired_difference,
+    paired_statistics,
     paired_test,
+    statistic_of_rows,
+    statistic_of_sums,
 )
 from jaxprm.metrics.classification import (
     Calibration,
@@ -36,6 +42,7 @@ __all__ = [
     "Confusion",
     "Deltabench",
     "FirstErrorF1",
+    "GroupStatistic",
     "Interval",
     "MrRow",
     "MrScore",
@@ -48,8 +55,10 @@ __all__ = [
     "Trials",
     "WithinPosition",
     "auroc",
+    "auroc_statistic",
     "auroc_within_position",
     "average_precision",
+    "average_precision_statistic",
     "best_f1_threshold",
     "best_threshold",
     "bootstrap_auroc",
@@ -68,6 +77,7 @@ __all__ = [
     "interval_coverage",
     "mr_score",
     "paired_difference",
+    "paired_statistics",
     "paired_test",
     "pass_at_k",
     "prmbench",
@@ -75,5 +85,7 @@ __all__ = [
     "processbench_verdicts",
     "risk_coverage",
     "selective_accuracy",
+    "statistic_of_rows",
+    "statistic_of_sums",
     "subsampled_best_of_n",
 ]

@@ -45,11 +45,7 @@ def bootstrap_interval(statistic: Callable[[Int[np.ndarray, " R"]], float | None
       resamples: how often the groups are drawn.
       level: probability that the interval is to cover.
     """
-    index, count = _groups(groups)
-    draws = _draws(count, key, resamples, level)
-    order = np.argsort(index, kind="stable")
-    samples = [statistic(np.repeat(order, draw[index[order]])) for draw in draws]
-    return _percentiles(statistic(np.arange(len(index))), samples, level)
+    return statistic_of_rows(statistic, groups).interval(key, resamples=resamples, level=level)
 
 
 def bootstrap_mean(values, groups, key: int | Sequence[int], *, resamples: int = 1000, level: float = 0.95) -> Interval:
@@ -80,17 +76,69 @@ def paired_difference(first, second, groups, key: int | Sequence[int], *, resamp
 
 def bootstrap_of_sums(columns, statistic: Callable[[np.ndarray], np.ndarray], groups, key: int | Sequence[int], *,
                       resamples: int = 1000, level: float = 0.95) -> Interval:
-    """The interval of a statistic of sums over rows: an F1, a correlation, any ratio (vectorised).
+    """The interval of a statistic of sums over rows, see `statistic_of_sums` (vectorised)."""
+    return statistic_of_sums(columns, statistic, groups).interval(key, resamples=resamples, level=level)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupStatistic:
+    """A number as a function of how often each group (problem) counts: all that resampling has to know.
+
+    Attributes:
+      groups: `[G]` names of the groups, sorted.
+      of: from counts int[R, G] to float[R], nan where it is undefined; such resamples are left out.
+    """
+
+    groups: np.ndarray
+    of: Callable[[np.ndarray], np.ndarray]
+    _known: dict = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @functools.cached_property
+    def value(self) -> float:
+        """The number on all data; nan where it is undefined."""
+        return float(self.of(np.ones((1, len(self.groups)), np.int64))[0]) if len(self.groups) else float("nan")
+
+    def samples(self, key: int | Sequence[int], resamples: int) -> Float[np.ndarray, " R"]:
+        """The number on every resample; kept, so that a paired test after an interval costs nothing."""
+        place = (tuple(key) if np.iterable(key) else int(key), resamples)
+        if place not in self._known:
+            draws = _multinomial(len(self.groups), *place)
+            # In parts: a statistic of sums over many groups would copy all draws as floats.
+            parts = [self.of(part) for part in np.array_split(draws, 8) if len(part)]
+            self._known[place] = np.concatenate(parts) if len(self.groups) else np.full(resamples, np.nan)
+        return self._known[place]
+
+    def interval(self, key: int | Sequence[int], *, resamples: int = 1000, level: float = 0.95) -> Interval:
+        """The number with its interval."""
+        _check(resamples, level)
+        return _percentiles(self.value, self.samples(key, resamples), level)
+
+
+def statistic_of_sums(columns, statistic: Callable[[np.ndarray], np.ndarray], groups) -> GroupStatistic:
+    """A statistic of sums over rows: an F1, a correlation, any ratio.
 
     Args:
-      columns: float[N, K], what every row adds to the K sums.
-      statistic: from sums `[..., K]` to `[...]`, nan where it is undefined; such resamples are left out.
+      columns: float[N, K] (or `[N]`), what every row adds to the K sums.
+      statistic: from sums `[..., K]` to `[...]`, nan where it is undefined.
       groups: `[N]` id of the group (problem) of each row.
     """
-    index, count, columns = _grouped_columns(columns, groups)
-    draws = _draws(count, key, resamples, level)
-    estimate = float(statistic(columns.sum(axis=0))) if len(index) else None
-    return _percentiles(estimate, statistic(draws @ columns) if len(index) else [], level)
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    columns = np.asarray(columns, np.float64).reshape(len(index), -1) if len(index) else np.zeros((0, 1))
+    sums = np.stack([np.bincount(index.reshape(-1), column, minlength=len(names)) for column in columns.T], axis=-1)
+    return GroupStatistic(names, lambda draws: statistic(draws @ sums))
+
+
+def statistic_of_rows(statistic: Callable[[Int[np.ndarray, " R"]], float | None], groups) -> GroupStatistic:
+    """Any statistic of row indices (see `bootstrap_interval`), one resample after another."""
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    index = index.reshape(-1)
+    rows = np.arange(len(index))
+
+    def one(draw) -> float:
+        value = statistic(np.repeat(rows, draw[index]))
+        return np.nan if value is None else value
+
+    return GroupStatistic(names, lambda draws: np.array([one(draw) for draw in draws], np.float64))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,44 +172,46 @@ def paired_test(first, second, statistic: Callable[[np.ndarray], np.ndarray], gr
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(f"paired values must have one shape, not {np.shape(first)} and {np.shape(second)}")
-    index, count, first = _grouped_columns(first, groups)
-    _, _, second = _grouped_columns(second, groups)
-    draws = _draws(count, key, resamples, level)
-    if not len(index):
-        return PairedTest(_percentiles(None, [], level), float("nan"), 0)
-    samples = np.concatenate([statistic(draw @ first) - statistic(draw @ second) for draw in np.array_split(draws, 8)])
-    estimate = float(statistic(first.sum(axis=0)) - statistic(second.sum(axis=0)))
+    return paired_statistics(statistic_of_sums(first, statistic, groups), statistic_of_sums(second, statistic, groups), key,
+                             resamples=resamples, level=level)
+
+
+def paired_statistics(first: GroupStatistic, second: GroupStatistic, key: int | Sequence[int], *, resamples: int = 10_000,
+                      level: float = 0.95) -> PairedTest:
+    """`paired_test` for any statistic of the same groups: of two models, say, on the same problems.
+
+    Raises:
+      ValueError: groups that differ.
+    """
+    if not np.array_equal(first.groups, second.groups):
+        raise ValueError("the two statistics are not of the same groups")
+    _check(resamples, level)
+    samples = first.samples(key, resamples) - second.samples(key, resamples)
     known = samples[~np.isnan(samples)]
     tails = [(int(np.sum(side)) + 1) / (len(known) + 1) for side in (known <= 0, known >= 0)]
     p_value = min(1.0, 2 * min(tails)) if len(known) else float("nan")
-    return PairedTest(_percentiles(estimate, samples, level), p_value, count)
-
-
-def _grouped_columns(columns, groups) -> tuple[np.ndarray, int, np.ndarray]:
-    """Index of every row's group, number of groups, and the columns summed inside each group: float[G, K]."""
-    index, count = _groups(groups)
-    columns = np.asarray(columns, np.float64).reshape(len(index), -1) if len(index) else np.zeros((0, 1))
-    return index, count, np.stack([np.bincount(index, column, minlength=count) for column in columns.T], axis=-1)
+    return PairedTest(_percentiles(first.value - second.value, samples, level), p_value, len(first.groups))
 
 
 def bootstrap_auroc(scores, labels, groups, key: int | Sequence[int], *, positions=None, resamples: int = 1000,
                     level: float = 0.95) -> Interval:
-    """The interval of `auroc`, or of the mean of `auroc_within_position` where `positions` are given.
+    """The interval of `auroc`, or of the mean of `auroc_within_position` where `positions` are given."""
+    return auroc_statistic(scores, labels, groups, positions).interval(key, resamples=resamples, level=level)
+
+
+def auroc_statistic(scores, labels, groups, positions=None) -> GroupStatistic:
+    """`auroc`, or the mean of `auroc_within_position` where `positions` are given.
 
     The rows are sorted once; a resample only changes how often each of them counts.
     """
-    index, count = _groups(groups)
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
+    names, index, scores, labels = _scored_rows(scores, labels, groups)
     positions = np.zeros(len(index), np.int64) if positions is None else np.asarray(positions)
-    if not scores.shape == labels.shape == positions.shape == index.shape:
+    if positions.shape != index.shape:
         raise ValueError("scores, labels, positions and groups differ in length")
-    draws = _draws(count, key, resamples, level)
-    if not len(scores):
-        return _percentiles(None, [], level)
     order = np.lexsort((scores, positions))
     scores, labels, positions, index = scores[order], labels[order], positions[order], index[order]
-    new_position = np.append(True, positions[1:] != positions[:-1])
-    ties = np.flatnonzero(new_position | np.append(True, scores[1:] != scores[:-1]))
+    new_position = np.append(True, positions[1:] != positions[:-1])[:len(index)]
+    ties = np.flatnonzero(new_position | np.append(True, scores[1:] != scores[:-1])[:len(index)])
     strata = np.flatnonzero(new_position[ties])
     stratum_of_tie = np.cumsum(new_position[ties]) - 1
 
@@ -175,9 +225,41 @@ def bootstrap_auroc(scores, labels, groups, key: int | Sequence[int], *, positio
         pairs = np.sum(np.add.reduceat(right, strata, axis=1) * np.add.reduceat(wrong, strata, axis=1), axis=1)
         return np.where(pairs > 0, ordered / np.where(pairs > 0, pairs, 1), np.nan)
 
-    rows = max(1, BLOCK // len(index))
-    samples = [area(draws[i : i + rows].astype(np.float64)) for i in range(0, len(draws), rows)]
-    return _percentiles(area(np.ones((1, count)))[0], np.concatenate(samples), level)
+    return GroupStatistic(names, _in_blocks(area, len(index)))
+
+
+def average_precision_statistic(scores, labels, groups) -> GroupStatistic:
+    """`average_precision`; the rows are sorted once, as in `auroc_statistic`."""
+    names, index, scores, labels = _scored_rows(scores, labels, groups)
+    order = np.argsort(-scores, kind="stable")
+    scores, labels, index = scores[order], labels[order], index[order]
+    ties = np.flatnonzero(np.append(True, scores[1:] != scores[:-1])[:len(index)])
+
+    def area(draws: Float[np.ndarray, "R G"]) -> Float[np.ndarray, " R"]:
+        times = draws[:, index]
+        hits, calls = (np.add.reduceat(values, ties, axis=1) for values in (times * labels, times))
+        precision = np.cumsum(hits, axis=1) / np.maximum(np.cumsum(calls, axis=1), 1)
+        total = hits.sum(axis=1)
+        return np.where(total > 0, np.sum(hits * precision, axis=1) / np.where(total > 0, total, 1), np.nan)
+
+    return GroupStatistic(names, _in_blocks(area, len(index)))
+
+
+def _scored_rows(scores, labels, groups) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
+    index = index.reshape(-1)
+    if not scores.shape == labels.shape == index.shape:
+        raise ValueError("scores, labels, positions and groups differ in length")
+    return names, index, scores, labels
+
+
+def _in_blocks(statistic: Callable[[np.ndarray], np.ndarray], rows: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The same for any number of resamples, each block of which holds at most `BLOCK` numbers."""
+    if not rows:
+        return lambda draws: np.full(len(draws), np.nan)
+    step = max(1, BLOCK // rows)
+    return lambda draws: np.concatenate([statistic(draws[i:i + step].astype(np.float64)) for i in range(0, len(draws), step)])
 
 
 def _groups(groups) -> tuple[Int[np.ndarray, " N"], int]:
@@ -185,9 +267,13 @@ def _groups(groups) -> tuple[Int[np.ndarray, " N"], int]:
     return index.reshape(-1), len(names)
 
 
-def _draws(count: int, key, resamples: int, level: float) -> Int[np.ndarray, "R G"]:
+def _check(resamples: int, level: float) -> None:
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples {resamples} must be at least 1 and level {level} between 0 and 1")
+
+
+def _draws(count: int, key, resamples: int, level: float) -> Int[np.ndarray, "R G"]:
+    _check(resamples, level)
     return _multinomial(count, tuple(key) if np.iterable(key) else int(key), resamples)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxprm.metrics.bootstrap import Interval, bootstrap_mean
 
@@ -72,7 +73,7 @@ def deltabench(predicted: Sequence[Sequence[int]], true: Sequence[Sequence[int]]
     return Deltabench(rows, *macro, *_precision_recall_f1(tp, fp, fn))
 
 
-def low_sections(scores: Sequence[float], deviations: float = 1.0) -> list[int]:
+def low_sections(scores: Float[np.ndarray, " S"] | Sequence[float], deviations: float = 1.0) -> list[int]:
     """0-based sections whose score lies more than so many standard deviations below the mean of its own solution.
 
     The benchmark's rule for reward models, whose scores have no common threshold. Constant scores call nothing wrong.

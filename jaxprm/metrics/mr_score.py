@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxprm.metrics.thresholds import Confusion
 
 
@@ -66,3 +68,28 @@ def matthews(counts: Confusion) -> float:
     tp, fp, tn, fn = dataclasses.astuple(counts)
     under = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return (tp * tn - fp * fn) / math.sqrt(under) if under else 0.0
+
+
+def mr_columns(rows: Sequence[MrRow]) -> np.ndarray:
+    """float[N, 6] for `mr_score_of_sums`: right called right, right not, wrong called wrong, wrong not, located, explained."""
+    table = []
+    for row in rows:
+        agrees = row.called_correct is not None and bool(row.called_correct) == row.correct
+        found = not row.correct and agrees and row.predicted_error == row.first_error
+        table.append((row.correct and agrees, row.correct and not agrees, not row.correct and agrees,
+                      not row.correct and not agrees, found, found and row.reason_right))
+    return np.array(table, np.float64).reshape(-1, 6)
+
+
+def mr_parts_of_sums(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matthews correlation, step accuracy and reason accuracy from summed `mr_columns`, `[..., 6]` -> `[...]` each."""
+    tp, fn, tn, fp, found, explained = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
+    under = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    wrong = np.maximum(tn + fp, 1)
+    return np.where(under > 0, (tp * tn - fp * fn) / np.where(under > 0, under, 1), 0.0), found / wrong, explained / wrong
+
+
+def mr_score_of_sums(sums: np.ndarray) -> np.ndarray:
+    """The score from summed `mr_columns`, `[..., 6]` -> `[...]`."""
+    mcc, step, reason = mr_parts_of_sums(sums)
+    return 0.2 * np.maximum(mcc, 0) + 0.3 * step + 0.5 * reason

@@ -154,3 +154,24 @@ def _counts(row: PrmbenchRow) -> Confusion:
 
 def _share_right(row: PrmbenchRow) -> float:
     return float(np.mean(np.asarray(row.called_right, bool)))
+
+
+def best_prmscore_threshold(scores: Sequence[np.ndarray | Sequence], wrong: Sequence[np.ndarray | Sequence[bool]]) -> float:
+    """The threshold of "score > threshold means right" with the best PRMScore of the pooled steps; it flatters these steps.
+
+    The candidates are the midpoints between neighbouring scores and one value at either end, of equally good ones the middle.
+
+    Raises:
+      ValueError: the PRMScore is not defined at any threshold (no steps).
+    """
+    values = np.concatenate([*(np.asarray(row, np.float64) for row in scores), np.zeros(0)])
+    bad = np.concatenate([*(np.asarray(row, bool) for row in wrong), np.zeros(0, bool)])
+    if not len(values):
+        raise ValueError("a threshold cannot be chosen without scores")
+    known = np.unique(values)
+    candidates = np.concatenate([[np.nextafter(known[0], -np.inf)], (known[:-1] + known[1:]) / 2, known[-1:]])
+    called_wrong = [np.searchsorted(np.sort(values[side]), candidates, side="right") for side in (~bad, bad)]
+    fn, tn = called_wrong
+    score = prmscore_of_sums(np.stack([(~bad).sum() - fn, bad.sum() - tn, tn, fn], axis=-1))
+    best = np.flatnonzero(score == np.nanmax(score))
+    return float(candidates[best[(len(best) - 1) // 2]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxprm.data.examples import OverlongPolicy
 from jaxprm.data.rows import located, rows_sha256
-from jaxprm.data.solutions import SolutionFiles, iterate_solutions
+from jaxprm.data.solutions import SolutionFiles
 from jaxprm.errors import InputError
 from jaxprm.records import LabeledSolution
 from jaxprm.scoring.scorer import Row, StepScorer
@@ -41,38 +40,40 @@ class CachedEncoder(StepEncoder):
         return self._known[step]
 
 
-def encode_files(items: Sequence[LabeledSolution], encoder: StepEncoder, source: SolutionFiles) -> list[Encoded]:
-    """Token ids and step ends of the solutions that `load_solutions` has read from ``source``, in that order.
+Place = tuple[str | None, int | None]
+"""File and 1-based row of a solution, None for one that was made."""
+
+
+def encode_steps(items: Sequence[LabeledSolution], encoder: StepEncoder, places: Sequence[Place]) -> list[Encoded]:
+    """Token ids and step ends of solutions; ``places``: where they stand, for errors.
 
     Raises:
       InputError: a step that cannot be encoded; it names file, row, step and value.
     """
     cached, encoded = CachedEncoder(encoder), []
-    for index, item in enumerate(items):
+    for item, place in zip(items, places):
         try:
             encoded.append(cached.encode(item.solution.problem.prompt, item.solution.steps))
         except InputError:
-            file, row = _location(source, index)
-            refuse_step(item, encoder, file, row)
+            refuse_step(item, encoder, *place)
     return encoded
 
 
-def encode_rows(items: Sequence[LabeledSolution], scorer: StepScorer, source: SolutionFiles) -> list[list[Row]]:
-    """As `encode_files`, for any encoder: the rows that are read for each solution, of any length."""
+def encode_rows(items: Sequence[LabeledSolution], scorer: StepScorer, places: Sequence[Place]) -> list[list[Row]]:
+    """As `encode_steps`, for any encoder: the rows that are read for each solution, of any length."""
     if isinstance(scorer.encoder, StepEncoder):
-        return [[row] for row in encode_files(items, scorer.encoder, source)]
+        return [[row] for row in encode_steps(items, scorer.encoder, places)]
     encoded = []
-    for index, item in enumerate(items):
+    for item, (file, row) in zip(items, places):
         problem = item.solution.problem
         try:
             encoded.append(scorer.encoder.encode_rows(problem.prompt, item.solution.steps, problem.answer))
         except InputError as error:
-            file, row = _location(source, index)
             raise error.located(file=file, row=row) from None
     return encoded
 
 
-def refuse_step(item: LabeledSolution, encoder: StepEncoder, file: Path, row: int,
+def refuse_step(item: LabeledSolution, encoder: StepEncoder, file: str | Path | None, row: int | None,
                 steps: Sequence[str] | None = None) -> NoReturn:
     """Raises the InputError of the first step that ``encoder`` refuses, with its place and text.
 
@@ -89,7 +90,7 @@ def refuse_step(item: LabeledSolution, encoder: StepEncoder, file: Path, row: in
 
 
 def which_fit(encoded: Sequence[Encoded], tokens: int, steps: int | None, policy: OverlongPolicy,
-              source: SolutionFiles) -> np.ndarray:
+              places: Sequence[Place]) -> np.ndarray:
     """Which solutions have at most ``tokens`` tokens and ``steps`` steps (None = any number): one bool each.
 
     Raises:
@@ -99,7 +100,7 @@ def which_fit(encoded: Sequence[Encoded], tokens: int, steps: int | None, policy
     if policy == "error" and not fits.all():
         index = int(np.argmin(fits))
         ids, ends = encoded[index]
-        file, row = _location(source, index)
+        file, row = places[index]
         room = f"room is for {tokens} tokens" + (f" and {steps} steps" if steps is not None else "")
         raise InputError(f"has {len(ids)} tokens and {len(ends)} steps; {room}", file=file, row=row, field="steps",
                          hint="use a model (and rows) with more room, or another overlong policy (drop)")
@@ -134,15 +135,6 @@ def prefix_digests(item: LabeledSolution) -> list[bytes]:
 def files_sha256(source: SolutionFiles) -> dict[str, str]:
     """Path as given -> SHA-256 of the file."""
     return {path: rows_sha256(located(path)) for path in source.all_files}
-
-
-def _location(source: SolutionFiles, index: int) -> tuple[Path, int]:
-    """File and row of solution ``index`` of `load_solutions`; reads again, which only an error has to pay for."""
-    usable = (read for read in iterate_solutions(source) if read.item is not None)
-    found = next(itertools.islice(usable, index, None), None)
-    if found is None:
-        raise AssertionError("the file has changed since it was read")
-    return Path(found.file), found.row
 
 
 def kept(values: Sequence, mask: np.ndarray) -> list:

@@ -98,46 +98,46 @@ def render_report(results: dict[str, Any], details: ReportDetails) -> str:
         total=_duration(sum(seconds.values())),
         headlines=headlines, tiles=[_row(results[key], *_HEADLINES[key]) for key in _TILES],
         sections=[section for section in _sections(details) if section["figures"]], rl=rl_rows,
-        rl_bars=[_figure(lambda theme, key=key: figures.draw_rl_bars(results["rl"], key, theme),
+        rl_bars=[embedded_figure(lambda theme, key=key: figures.draw_rl_bars(results["rl"], key, theme),
                          f"{name} before and after reinforcement learning", "")
                  for key, (name, _) in _RL_CELLS.items()],
-        rl_curves=[_panel(panel) for panel in details.rl_curves],
+        rl_curves=[embedded_panel(panel) for panel in details.rl_curves],
         examples=details.examples)
 
 
 def _sections(details: ReportDetails) -> list[dict[str, Any]]:
     choosing, checking, labels = [], [], []
     if details.accuracy_by_samples:
-        choosing.append(_figure(
+        choosing.append(embedded_figure(
             lambda theme: figures.draw_accuracy(details.accuracy_by_samples, theme=theme),
             "Accuracy against the number of samples",
             "Sampling more only helps if the right solution is also chosen. Bands: 95 % intervals."))
     if details.accuracy_by_tokens:
-        choosing.append(_figure(
+        choosing.append(embedded_figure(
             lambda theme: figures.draw_accuracy(details.accuracy_by_tokens, x_label="policy tokens per problem",
                                                 title="Accuracy against the cost of sampling", theme=theme),
             "Accuracy against policy tokens",
             "The same against tokens made by the policy, where searches are comparable."))
     if details.auroc_by_position is not None:
-        checking.append(_figure(
+        checking.append(embedded_figure(
             lambda theme: figures.draw_auroc_by_position(details.auroc_by_position, theme), "AUROC by step position",
             "Among steps at the same position, a model that only counts steps would stay on the dashed line."))
     if details.reliability is not None:
-        checking.append(_figure(
+        checking.append(embedded_figure(
             lambda theme: figures.draw_reliability(details.reliability, theme), "Reliability diagram",
             "On the diagonal a score of 0.8 means that 80 % of such steps are right."))
     if details.planted_errors:
-        checking.append(_figure(
+        checking.append(embedded_figure(
             lambda theme: figures.draw_kinds(details.planted_errors, theme), "Planted errors caught, by kind",
             "Right solutions into which one error of a known kind was planted: how often the model objects to that "
             "step."))
     if details.confusion is not None:
-        labels.append(_figure(
+        labels.append(embedded_figure(
             lambda theme: figures.draw_confusion(details.confusion, theme), "Monte-Carlo against exact labels",
             "Monte-Carlo labels call a step right if rollouts from it reach the right answer, which a lucky rollout "
             "can do after a wrong step."))
     if details.agreement_by_threshold is not None:
-        labels.append(_panel(Panel("Agreement by threshold", "threshold on the share of successful rollouts",
+        labels.append(embedded_panel(Panel("Agreement by threshold", "threshold on the share of successful rollouts",
                                    "agreement with the exact verdict", (details.agreement_by_threshold,),
                                    "How much depends on where the estimate is cut into right and wrong.")))
     return [
@@ -148,16 +148,18 @@ def _sections(details: ReportDetails) -> list[dict[str, Any]]:
         {"id": "labels", "title": "Labels", "figures": labels,
          "text": "Exact verdicts are rare outside of toy tasks. Monte-Carlo labels replace them by rollouts of the "
                  "policy."},
-        {"id": "training", "title": "Training", "figures": [_panel(panel) for panel in details.training],
+        {"id": "training", "title": "Training", "figures": [embedded_panel(panel) for panel in details.training],
          "text": "Losses and metrics over the updates of each training stage."},
     ]
 
 
-def _panel(panel: Panel) -> dict[str, Any]:
-    return _figure(lambda theme: figures.draw_panel(panel, theme), panel.title, panel.caption)
+def embedded_panel(panel: Panel) -> dict[str, Any]:
+    """A panel as the templates show it: in both themes, with its caption."""
+    return embedded_figure(lambda theme: figures.draw_panel(panel, theme), panel.title, panel.caption)
 
 
-def _figure(draw: Callable[[str], bytes], alt: str, caption: str) -> dict[str, Any]:
+def embedded_figure(draw: Callable[[str], bytes], alt: str, caption: str) -> dict[str, Any]:
+    """A figure as the templates show it; ``draw``: theme to PNG."""
     def embed(theme: str) -> str:
         return "data:image/png;base64," + base64.b64encode(draw(theme)).decode("ascii")
 

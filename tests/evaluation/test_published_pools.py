@@ -1,12 +1,16 @@
 """Best-of-32 on two public pools with published step scores equals the numbers of others."""
 
+import gzip
 import importlib.util
+import json
 import sys
 
 import numpy as np
 import pytest
 
 from jaxprm.errors import InputError
+from jaxprm.evaluation.benchmarks import EvaluateOptions, ReadPolicies
+from jaxprm.evaluation.benchmarks.best_of_n import BEST_OF_N
 
 SUMMARY = {  # problems, pass@1, majority, oracle, problems with right and wrong candidates
     "strict_bon_math500_dev": (238, 0.8817, 0.9118, 0.9790, 75),
@@ -44,6 +48,30 @@ def test_the_published_table(pools, shared, name):
         if where == name:
             got = [ours["best"][model][how] for how in ("last", "min", "mean", "prod")]
             np.testing.assert_allclose(got, expected, atol=5.1e-5, err_msg=model)
+
+
+def published(shared, name):
+    """The pool's file, and model -> id -> step scores."""
+    with gzip.open(shared / f"data/dev_eval/{name}.prm_scores.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = {row["id"]: row["prm_step_scores"] for row in map(json.loads, lines)}
+    models = next(iter(rows.values()))
+    return shared / f"data/dev_eval/{name}.jsonl.gz", {model: {id: row[model] for id, row in rows.items()} for model in models}
+
+
+@pytest.mark.parametrize("name", SUMMARY)
+def test_the_benchmark_says_the_same_with_intervals(shared, name):
+    file, scores = published(shared, name)
+    items = BEST_OF_N.read([file], ReadPolicies())
+    assert {(name, model) for model in scores} == {key for key in BEST if key[0] == name}
+    for model, rows in scores.items():
+        result = BEST_OF_N.evaluate(items, [np.array(rows[item.id]) for item in items], EvaluateOptions(resamples=200))
+        got = [result.numbers[key] for key in ("pass@1", "majority", "oracle", "best, last", "best, min", "best, mean",
+                                               "best, prod")]
+        np.testing.assert_allclose([number.mean for number in got], SUMMARY[name][1:4] + BEST[name, model], atol=5.1e-5,
+                                   err_msg=model)
+        assert all(0.03 < number.high - number.low < 0.1 and number.low < number.mean < number.high for number in got[:2])
+        assert (result.settings["problems"], result.settings["problems_with_right_and_wrong_candidates"]) == (
+            SUMMARY[name][0], SUMMARY[name][4])
 
 
 def test_a_missing_pool_is_named(pools, tmp_path):
