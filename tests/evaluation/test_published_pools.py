@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxprm.cli.main import main
 from jaxprm.errors import InputError
 from jaxprm.evaluation.benchmarks import EvaluateOptions, ReadPolicies
 from jaxprm.evaluation.benchmarks.best_of_n import BEST_OF_N
@@ -72,6 +73,20 @@ def test_the_benchmark_says_the_same_with_intervals(shared, name):
         assert all(0.03 < number.high - number.low < 0.1 and number.low < number.mean < number.high for number in got[:2])
         assert (result.settings["problems"], result.settings["problems_with_right_and_wrong_candidates"]) == (
             SUMMARY[name][0], SUMMARY[name][4])
+
+
+def test_the_command_line_says_the_same(shared, tmp_path, capsys):
+    """`jaxprm bench best_of_n --scores`, the numbers in its JSON file."""
+    file, scores = published(shared, "strict_bon_math500_dev")
+    given, out = tmp_path / "qwen.jsonl", tmp_path / "out.json"
+    given.write_text("".join(json.dumps({"id": id, "scores": row}) + "\n" for id, row in scores["qwen_prm"].items()))
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "best_of_n", "--data", str(file), "--scores", f"qwen={given}", "--json", str(out), "--resamples", "50"])
+    assert ended.value.code == 0 and "best, min" in capsys.readouterr().out
+    numbers = json.loads(out.read_text())["sets"]["best_of_n"]["systems"]["qwen"]["numbers"]
+    got = [numbers[key]["mean"] for key in ("pass@1", "majority", "oracle", "best, last", "best, min", "best, mean", "best, prod")]
+    np.testing.assert_allclose(got, SUMMARY["strict_bon_math500_dev"][1:4] + BEST["strict_bon_math500_dev", "qwen_prm"],
+                               atol=5.1e-5)
 
 
 def test_a_missing_pool_is_named(pools, tmp_path):
