@@ -5,13 +5,15 @@ import importlib.util
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from jaxprm.cli.main import main
 from jaxprm.errors import InputError
-from jaxprm.evaluation.benchmarks import EvaluateOptions, ReadPolicies
+from jaxprm.evaluation.benchmarks import ReadPolicies
 from jaxprm.evaluation.benchmarks.best_of_n import BEST_OF_N
+from jaxprm.evaluation.benchmarks.pools import Pool
 
 SUMMARY = {  # problems, pass@1, majority, oracle, problems with right and wrong candidates
     "strict_bon_math500_dev": (238, 0.8817, 0.9118, 0.9790, 75),
@@ -60,33 +62,35 @@ def published(shared, name):
 
 
 @pytest.mark.parametrize("name", SUMMARY)
-def test_the_benchmark_says_the_same_with_intervals(shared, name):
+def test_the_benchmark_says_the_same(shared, name):
     file, scores = published(shared, name)
     items = BEST_OF_N.read([file], ReadPolicies())
     assert {(name, model) for model in scores} == {key for key in BEST if key[0] == name}
     for model, rows in scores.items():
-        result = BEST_OF_N.evaluate(items, [np.array(rows[item.id]) for item in items], EvaluateOptions(resamples=200))
-        got = [result.numbers[key] for key in ("pass@1", "majority", "oracle", "best, last", "best, min", "best, mean",
-                                               "best, prod")]
-        np.testing.assert_allclose([number.mean for number in got], SUMMARY[name][1:4] + BEST[name, model], atol=5.1e-5,
+        pool = Pool.of(items, [np.array(rows[item.id]) for item in items])
+        assert len(pool.problems) == SUMMARY[name][0] and pool.answered and pool.probable
+        got = [pool.pass_at_1, pool.solved(pool.aggregate("min"), "majority"), pool.correct.any(axis=1)]
+        got += [pool.solved(pool.aggregate(how), "best") for how in ("last", "min", "mean", "prod")]
+        np.testing.assert_allclose([values.mean() for values in got], SUMMARY[name][1:4] + BEST[name, model], atol=5.1e-5,
                                    err_msg=model)
-        assert all(0.03 < number.high - number.low < 0.1 and number.low < number.mean < number.high for number in got[:2])
-        assert (result.settings["problems"], result.settings["problems_with_right_and_wrong_candidates"]) == (
-            SUMMARY[name][0], SUMMARY[name][4])
 
 
-def test_the_command_line_says_the_same(shared, tmp_path, capsys):
-    """`jaxprm bench best_of_n --scores`, the numbers in its JSON file."""
-    file, scores = published(shared, "strict_bon_math500_dev")
+def test_the_command_line_says_the_same(shared, tmp_path, capsys, monkeypatch):
+    """`jaxprm bench best_of_n --scores`: the numbers in its JSON file, with intervals over problems."""
+    monkeypatch.setenv("JAXPRM_CACHE", str(tmp_path / "cache"))
+    name, (file, scores) = "strict_bon_math500_dev", published(shared, "strict_bon_math500_dev")
     given, out = tmp_path / "qwen.jsonl", tmp_path / "out.json"
     given.write_text("".join(json.dumps({"id": id, "scores": row}) + "\n" for id, row in scores["qwen_prm"].items()))
     with pytest.raises(SystemExit) as ended:
-        main(["bench", "best_of_n", "--data", str(file), "--scores", f"qwen={given}", "--json", str(out), "--resamples", "50"])
+        main(["bench", "best_of_n", "--data", str(file), "--scores", f"qwen={given}", "--json", str(out), "--resamples", "200"])
+    jax.config.update("jax_compilation_cache_dir", None)
     assert ended.value.code == 0 and "best, min" in capsys.readouterr().out
-    numbers = json.loads(out.read_text())["sets"]["best_of_n"]["systems"]["qwen"]["numbers"]
-    got = [numbers[key]["mean"] for key in ("pass@1", "majority", "oracle", "best, last", "best, min", "best, mean", "best, prod")]
-    np.testing.assert_allclose(got, SUMMARY["strict_bon_math500_dev"][1:4] + BEST["strict_bon_math500_dev", "qwen_prm"],
-                               atol=5.1e-5)
+    found = json.loads(out.read_text())["sets"]["best_of_n"]["systems"]["qwen"]
+    names = ("pass@1", "majority", "oracle", "best, last", "best, min", "best, mean", "best, prod")
+    numbers = [found["numbers"][number] for number in names]
+    np.testing.assert_allclose([number["mean"] for number in numbers], SUMMARY[name][1:4] + BEST[name, "qwen_prm"], atol=5.1e-5)
+    assert all(0.02 < number["high"] - number["low"] < 0.1 for number in numbers)
+    assert found["settings"]["problems_with_right_and_wrong_candidates"] == SUMMARY[name][4]
 
 
 def test_a_missing_pool_is_named(pools, tmp_path):

@@ -113,7 +113,7 @@ def test_calls_of_agents_are_wrong_where_their_labels_say_so(made):
         acted, expected = [pair for pair in calls if pair[1]], ARITHMETIC.solve(item.solution.problem)
         assert all(calculate(line.left, line.operator, line.operand, 7) == line.result  # the calculator never errs
                    for line in (parse_line(step, "digits") for step, _ in acted) if isinstance(line, Line))
-        first = next((place for place, (step, _) in enumerate(acted) if expected[place:place + 1] != [step]), None)
+        first = next((place for place, (step, _) in enumerate(acted) if expected[place:place + 1] != (step,)), None)
         assert [rating for _, rating in acted] == [1 if first is None or place < first else -1 for place in range(len(acted))]
     tasks = {}
     for item in made["webrewardbench"]:
