@@ -190,7 +190,8 @@ def bench(
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps, do not refuse.")] = False,
     overlong: Annotated[Overlong, typer.Option(help=(
         "What to do with solutions longer than the model's context; dropped ones are counted."))] = Overlong.error,
-    resamples: Annotated[int, typer.Option(metavar="N", min=1, help="Resamples behind intervals and p-values.")] = 1000,
+    resamples: Annotated[int | None, typer.Option(metavar="N", min=1, help=(
+        "Resamples behind intervals and p-values [default: 1000]."))] = None,
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help=(
         "Folder of kept scores [default: scores beside the compilation cache]."))] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep scores.")] = False,

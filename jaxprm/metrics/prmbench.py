@@ -156,7 +156,7 @@ def _share_right(row: PrmbenchRow) -> float:
     return float(np.mean(np.asarray(row.called_right, bool)))
 
 
-def best_prmscore_threshold(scores: Sequence[np.ndarray | Sequence], wrong: Sequence[Sequence[bool]]) -> float:
+def best_prmscore_threshold(scores: Sequence[np.ndarray | Sequence], wrong: Sequence[np.ndarray | Sequence[bool]]) -> float:
     """The threshold of "score > threshold means right" with the best PRMScore of the pooled steps; it flatters these steps.
 
     The candidates are the midpoints between neighbouring scores and one value at either end, of equally good ones the middle.

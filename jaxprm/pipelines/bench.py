@@ -40,7 +40,7 @@ from jaxprm.scoring.scorer import Row, StepScorer
 
 RESAMPLES = 1000
 RESAMPLING_KEY = 0
-_CHUNK = 512  # solutions that are scored between two writes to the cache
+_CHUNK = 1024  # solutions that are scored between two writes to the cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,8 +140,8 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
         raise InputError("nothing to evaluate", field="model", hint="give --model, --scores or --baselines-from")
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
-        raise InputError("is the name of two systems", field="scores", value=Counter(names).most_common(1)[0][0],
-                         hint="name them apart with --scores NAME=FILE")
+        raise InputError("is the name of two systems", value=Counter(names).most_common(1)[0][0],
+                         hint="give every model once, and name scores apart with --scores NAME=FILE")
 
     everything = [item for part in sets for item in part.items]
     given = {system.name: _by_item(everything, read_scores(system.file, everything, probabilities=benchmark.probabilities))
@@ -158,7 +158,7 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
             _check_scale(system, values, benchmark, threshold)
             evaluations[system.name] = benchmark.evaluate(chosen, values, dataclasses.replace(options, chosen=system.chosen))
         found[part.name] = {
-            "sha256": {file: rows_sha256(located(file)) for file in part.files}, "counts": counts,
+            "files": {file: rows_sha256(located(file)) for file in part.files}, "counts": counts,
             "labels": label_statistics([item.labeled for item in chosen]), "systems": evaluations,
             "paired": _paired(evaluations, options)}
     if kept_scores is not None:
@@ -227,6 +227,8 @@ def _sets(benchmark: Benchmark, data: Sequence[str | os.PathLike], policies: Rea
     if twin is not None:
         return [_Set(benchmark.name, (), benchmark.twin(seed, twin))]
     files = tuple(map(os.fspath, data))
+    if len(set(files)) < len(files):
+        raise InputError("is given twice", field="data", value=Counter(files).most_common(1)[0][0])
     if benchmark.per_file:
         sets = [_Set(file, (file,), benchmark.read([file], policies)) for file in files]
     else:

@@ -37,11 +37,11 @@ def _set(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
     counts = part["counts"]
     left_out = {reason: count for reason, count in counts.items() if reason not in ("rows", "empty_steps") and count}
     return {
-        "name": name, "files": part["sha256"], "labels": part["labels"], "left_out": left_out,
+        "name": name, "files": part["files"], "labels": part["labels"], "left_out": left_out,
         "systems": list(systems), "settings": [(key, _settings(value.settings)) for key, value in systems.items()],
         "numbers": [(number, [_cell(value.numbers.get(number)) for value in systems.values()]) for number in numbers],
         "tables": _tables(systems),
-        "paired": [{**test, "difference": _cell(test["difference"], "+.3f"), "p_value": f"{test['p_value']:.2g}"}
+        "paired": [{**test, "difference": _cell(test["difference"], "+.3f"), "p_value": _cell(test["p_value"], ".2g")["value"]}
                    for test in part["paired"]],
         "figures": _figures(systems)}
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxprm.errors import InputError
 from jaxprm.models.parameters import parameters
 from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.implicit import ImplicitModel
 
 MAX_BYTES = 256 * 2**20
@@ -31,9 +32,15 @@ def model_fingerprint(model: RewardModel | ImplicitModel) -> str:
     """SHA-256 (hex) of everything in a model that its scores depend on: architecture, head, type, weights."""
     digest = hashlib.sha256(type(model).__name__.encode())
     if isinstance(model, ImplicitModel):
-        parts = (model_fingerprint(model.policy), model_fingerprint(model.reference), repr(model.coefficient))
-        digest.update("".join(parts).encode())
-        return digest.hexdigest()
+        digest.update(repr(model.coefficient).encode())
+        _add(digest, model.policy)
+        _add(digest, model.reference)
+    else:
+        _add(digest, model)
+    return digest.hexdigest()
+
+
+def _add(digest, model: RewardModel | LanguageModel) -> None:
     digest.update(repr(model.config).encode())
     if isinstance(model, RewardModel):
         digest.update(repr(model.head.config).encode())
@@ -41,7 +48,6 @@ def model_fingerprint(model: RewardModel | ImplicitModel) -> str:
         array = np.ascontiguousarray(value)
         digest.update(f"{name} {array.shape} {array.dtype}".encode())
         digest.update(array.reshape(-1).view(np.uint8))
-    return digest.hexdigest()
 
 
 def score_key(fingerprint: str, rows: Sequence[tuple]) -> bytes:

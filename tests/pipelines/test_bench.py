@@ -19,7 +19,7 @@ from jaxprm.scoring.scorer import StepScorer
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """The intervals have tests of their own."""
-    monkeypatch.setattr(bench, "evaluate_steps", lambda *args, **named: evaluate_steps(*args, resamples=20, **named))
+    monkeypatch.setattr(bench, "RESAMPLES", 20)
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def test_baselines_beside_it(trained, labelled, data):
     results = run("steps", [trained], [data], baselines_from=[labelled], progress=SilentProgress())
     systems = results["sets"][str(data)]["systems"]
     assert list(systems) == [str(trained), "position and length (causal)", "position and length", "TF-IDF"]
-    assert systems["TF-IDF"].auroc.mean > 0.99  # "oops" says it all
-    assert 0.3 < systems["position and length (causal)"].auroc_within_position.mean < 0.9
+    assert systems["TF-IDF"].details.auroc.mean > 0.99  # "oops" says it all
+    assert 0.3 < systems["position and length (causal)"].details.auroc_within_position.mean < 0.9
     for name in list(systems)[1:]:
-        assert systems[name].first_error[1].chosen_on == "held-out problems of the files it was fitted on"
+        assert systems[name].details.first_error[1].chosen_on == "held-out problems of the files it was fitted on"
     # Fitted on the problems that the model was trained on, not on those it held out.
     train, _ = split_by_problem(read_solutions(labelled), 0.3)
     from jaxprm.evaluation import fit_tfidf
@@ -75,14 +75,14 @@ def test_rows_that_are_too_long(toy, trained, tmp_path, capsys):
     assert "long.jsonl:3: field 'steps': has" in capsys.readouterr().err
     results = run("steps", [trained], [data], overlong="drop", progress=SilentProgress())
     found = results["sets"][str(data)]
-    assert found["counts"]["overlong"] == 1 and found["systems"][str(trained)].solutions == 23
+    assert found["counts"]["overlong"] == 1 and found["systems"][str(trained)].details.solutions == 23
 
 
 def test_policies(toy, trained, data, tmp_path):
     loaded = load_reward_model(trained)
     results = run("steps", [trained], [data], neutral="bad", progress=SilentProgress())
     good = run("steps", [trained], [data], progress=SilentProgress())
-    right = [value["sets"][str(data)]["systems"][str(trained)].right for value in (good, results)]
+    right = [value["sets"][str(data)]["systems"][str(trained)].details.right for value in (good, results)]
     assert right == [pytest.approx(4 / 6), pytest.approx(3 / 6)]
     import dataclasses
 
@@ -90,7 +90,7 @@ def test_policies(toy, trained, data, tmp_path):
     encoder = StepEncoder(dataclasses.replace(loaded.encoder.format, neutral="ignore"), loaded.encoder.tokenizer)
     other = save_model(tmp_path / "other", loaded.model, encoder, {})
     systems = run("steps", [trained, other], [data], neutral="good", progress=SilentProgress())["sets"][str(data)]
-    assert len(systems["systems"][str(other)].first_error) == 1  # nothing is known about its threshold
+    assert len(systems["systems"][str(other)].details.first_error) == 1  # nothing is known about its threshold
     assert toy.call("bench", "steps", "--model", trained, "--model", other, "--data", data) == 2
 
 
@@ -123,6 +123,58 @@ def test_a_published_model(shared, data):
     items = [item for item in read_solutions(data) if item.labels is not None]
     scores = StepScorer(loaded.model, loaded.encoder).score([item.solution for item in items])
     expected = evaluate_steps(StepPredictions.from_solutions(items, scores), 0, resamples=20)
-    assert found.auroc.mean == pytest.approx(expected.auroc.mean, abs=1e-6) and results["neutral"] == "good"
+    assert found.details.auroc.mean == pytest.approx(expected.auroc.mean, abs=1e-6) and results["neutral"] == "good"
     with pytest.raises(InputError, match="pqm: its scores are no probabilities"):
         run("steps", [prms / "pqm"], [data], progress=SilentProgress())
+
+
+def test_kept_scores_cost_no_forward_pass(toy, trained, data, tmp_path, monkeypatch):
+    """Neither for another benchmark on the same solutions, nor for those that a killed process has scored."""
+    scored = []
+    score_rows = StepScorer.score_rows
+
+    def counted(self, encoded, on_batch):
+        if len(scored) + len(encoded) > limit:
+            raise KeyboardInterrupt
+        scored.extend(encoded)
+        return score_rows(self, encoded, on_batch)
+
+    monkeypatch.setattr(StepScorer, "score_rows", counted)
+    monkeypatch.setattr(bench, "_CHUNK", 16)
+    arguments = ["--model", trained, "--data", data, "--cache", tmp_path / "kept"]
+    limit = 40
+    assert toy.call("bench", "steps", *arguments) == 130 and len(scored) == 32
+    limit = 48
+    found = {}
+    for name in ("steps", "processbench", "selective"):
+        assert toy.call("bench", name, *arguments, "--json", tmp_path / "out.json") == 0
+        found[name] = json.loads((tmp_path / "out.json").read_text())
+    assert len(scored) == 48 and (tmp_path / "kept" / "scores.sqlite").is_file()
+
+    limit = 96
+    assert toy.call("bench", "steps", *arguments[:4], "--no-cache", "--json", tmp_path / "out.json") == 0
+    assert len(scored) == 96
+    fresh = json.loads((tmp_path / "out.json").read_text())["sets"][str(data)]["systems"][str(trained)]
+    kept = found["steps"]["sets"][str(data)]["systems"][str(trained)]
+    assert kept["numbers"]["AUROC"]["mean"] == pytest.approx(fresh["numbers"]["AUROC"]["mean"], abs=1e-6)
+    # Joined to one step, the same texts are other rows to the model, but for those of one step.
+    rows = [row | {"steps": [" ".join(row["steps"])], "labels": row["labels"][-1:], "first_error": None}
+            for row in map(json.loads, data.read_text().splitlines()) if row["labels"]]
+    limit = 144
+    arguments[3] = toy.write(tmp_path / "joined.jsonl", rows)
+    assert toy.call("bench", "steps", *arguments) == 0 and len(scored) == 96 + 36
+
+
+def test_models_and_scores_side_by_side(toy, trained, data, tmp_path):
+    """The rows that do not fit the model count for nobody."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows[2]["steps"][-1] += " so" * 90
+    rows = [row | {"id": str(number)} for number, row in enumerate(rows)]
+    long = toy.write(tmp_path / "long.jsonl", rows)
+    scores = toy.write(tmp_path / "s.jsonl", [{"id": row["id"], "scores": [0.5 for _ in row["steps"]]} for row in rows])
+    results = run("processbench", [trained], [long], scores=[f"same={scores}"], overlong="drop", progress=SilentProgress())
+    found = results["sets"]["processbench"]
+    assert found["counts"]["overlong"] == 1 and found["labels"].solutions == 35
+    test = found["paired"][0]
+    assert (test["first"], test["second"], test["number"]) == (str(trained), "same", "mean F1")
+    assert test["difference"].mean == pytest.approx(found["systems"][str(trained)].numbers["mean F1"].mean)  # minus 0

@@ -25,8 +25,10 @@ def _prm_bench(row: Row) -> Iterator[LabeledSolution]:
     used = ("modified_process", "modified_question", "question", "original_process", "original_question", "error_steps", "idx")
     identifier = row.identifier("idx", "id")
     meta = row.rest(*used) | ({"idx": row.data["idx"]} if row.name("idx") else {})
-    yield row.solution(row.text("modified_question", "question", "original_question"), steps, ratings=ratings, id=identifier,
-                       meta=meta)
+    problem, original = row.text("modified_question", "question", "original_question"), row.text_or_none("original_question")
+    if original is not None and original != problem:  # some edits are of the question
+        meta["original_question"] = original
+    yield row.solution(problem, steps, ratings=ratings, id=identifier, meta=meta)
 
 
 def _prm_bench_original(row: Row) -> Iterator[LabeledSolution]:

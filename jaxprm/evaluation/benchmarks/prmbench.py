@@ -152,6 +152,6 @@ PRMBENCH = Benchmark(
     citation="Song et al. 2025, PRMBench, arXiv 2501.03124; huggingface.co/datasets/hitsmy/PRMBench_Preview",
     description="Judge every step of solutions with edits of nine classes: a step is called right where its score is above the "
                 "threshold.",
-    data="the file of the data set (prmtest_classified.jsonl); or rows with `labels` and `meta.error_type`, and the originals",
+    data="the file of the data set; or rows with `labels` and `meta.error_type`, and the originals",
     headline="PRMScore: mean of the F1 of right and of wrong steps, from the counts of all nine classes",
     read=read, evaluate=evaluate, twin=twins.prmbench)

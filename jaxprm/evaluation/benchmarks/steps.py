@@ -78,8 +78,8 @@ def roc_and_pr(scores: np.ndarray, right: np.ndarray) -> dict[str, Line]:
     return {
         "ROC": Line("right steps called wrong", "wrong steps found", np.append(0.0, alarms[keep]), np.append(0.0, recall[keep]),
                     "One point per threshold on the score of a step; a guess lies on the diagonal."),
-        "Precision and recall": Line("wrong steps found (recall)", "share of calls that are right (precision)", recall[keep],
-                                     (found / called)[keep], "Of the steps called wrong, how many are; by how many are found.")}
+        "Precision and recall": Line("recall of wrong steps", "precision", recall[keep], (found / called)[keep],
+                                     "Of the steps called wrong, how many are; by how many of all wrong ones are found.")}
 
 
 def f1_curve(predictions: StepPredictions) -> dict[str, Line]:
