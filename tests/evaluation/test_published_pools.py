@@ -32,13 +32,23 @@ BEST = {  # last, min, mean, prod
 
 
 @pytest.fixture(scope="module")
-def pools(repository):
-    spec = importlib.util.spec_from_file_location("best_of_n_pools", repository / "experiments/best_of_n/pools.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def script(repository):
+    """Imports a script of the study."""
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"best_of_n_{name}", repository / f"experiments/best_of_n/{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in [name for name in sys.modules if name.startswith("best_of_n_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def pools(script):
+    return script("pools")
 
 
 @pytest.mark.parametrize("name", SUMMARY)
@@ -75,14 +85,15 @@ def test_the_benchmark_says_the_same(shared, name):
                                    err_msg=model)
 
 
-def test_the_command_line_says_the_same(shared, tmp_path, capsys, monkeypatch):
+def test_the_command_line_says_the_same(script, shared, tmp_path, capsys, monkeypatch):
     """`jaxprm bench best_of_n --scores`: the numbers in its JSON file, with intervals over problems."""
     monkeypatch.setenv("JAXPRM_CACHE", str(tmp_path / "cache"))
-    name, (file, scores) = "strict_bon_math500_dev", published(shared, "strict_bon_math500_dev")
-    given, out = tmp_path / "qwen.jsonl", tmp_path / "out.json"
-    given.write_text("".join(json.dumps({"id": id, "scores": row}) + "\n" for id, row in scores["qwen_prm"].items()))
+    name, data, out = "strict_bon_math500_dev", shared / "data/dev_eval", tmp_path / "out.json"
+    script("scores").main([str(data / f"{name}.prm_scores.jsonl.gz"), str(tmp_path)])
+    given = f"qwen={tmp_path / 'qwen_prm.jsonl'}"
     with pytest.raises(SystemExit) as ended:
-        main(["bench", "best_of_n", "--data", str(file), "--scores", f"qwen={given}", "--json", str(out), "--resamples", "200"])
+        main(["bench", "best_of_n", "--data", str(data / f"{name}.jsonl.gz"), "--scores", given, "--json", str(out),
+              "--resamples", "200"])
     jax.config.update("jax_compilation_cache_dir", None)
     assert ended.value.code == 0 and "best, min" in capsys.readouterr().out
     found = json.loads(out.read_text())["sets"]["best_of_n"]["systems"]["qwen"]
