@@ -16,7 +16,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown",
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Convert, count, check, split, deduplicate, compare, mix and look at step-labelled files.")
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSON lines (.jsonl, .jsonl.gz) or JSON (.json).")]
+Inputs = Annotated[list[Path], typer.Argument(metavar="FILE...", help=(
+    "JSON lines (.jsonl), JSON (.json), CSV (.csv), each also .gz, or Parquet (.parquet)."))]
 FormatOption = Annotated[str, typer.Option("--format", "--from", metavar="NAME", help=(
     "Format of the files; `jaxprm data formats` lists all."))]
 NeutralOption = Annotated[str | None, typer.Option("--neutral", metavar="good|bad|ignore", help=(
@@ -103,6 +104,58 @@ def formats(
     defaults = ", ".join(f"--{key.replace('_', '-')} {value!r}" for key, value in format.defaults.items())
     _show([("rows", format.description), ("from", format.citation), ("labels by", format.made_by),
            ("settings", defaults or "none"), ("written", "yes" if name in WRITERS else "no")], None, None)
+
+
+@app.command()
+def sets(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One set, with its files.")] = None) -> None:
+    """The public sets: where they come from, their formats and licences.
+
+    Example: `jaxprm data sets processbench`
+    """
+    from jaxprm.data.public import PUBLIC_SETS, find_set
+
+    if name is None:  # plain lines: a table would cut addresses where the terminal ends
+        for item in PUBLIC_SETS.values():
+            print(f"{item.name:18} {item.licence:13} {item.page}")
+        return
+    item = find_set(name)
+    lines = [("page", item.page), ("licence", item.licence), ("format", item.format)] + [("note", item.note)] * bool(item.note)
+    for split, files in item.files.items():
+        lines += [(split, file) for file in (item.urls()[split] if item.base else files)]
+    lines.append(("prepare", f"jaxprm data prepare {name} --output DIR" + ("" if item.base else " --folder DIR")))
+    for label, value in lines:
+        print(f"{label:18} {value}")
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A public set; `jaxprm data sets` lists all.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for prepared datasets, of many sets.")],
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help=(
+        "Where the files of the set are [default: they are downloaded from where it is published]."))] = None,
+    neutral: NeutralOption = None, after_error: AfterErrorOption = None, index_base: IndexBaseOption = None,
+    bad_at_most: BadAtMostOption = None, step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False,
+) -> None:
+    """Make a public set a dataset that training reads at random (TFDS, ArrayRecord; no TensorFlow).
+
+    Needs `pip install "jaxprm[tfds]"`. A config names what was prepared by `tfds:FOLDER@SPLIT`.
+
+    Example: `jaxprm data prepare prm800k --neutral bad --output ~/tensorflow_datasets`
+
+    Example: `jaxprm data prepare socratic-prmbench --folder downloads/Socratic-PRMBench --lenient --output data/tfds`
+    """
+    from jaxprm.data.public import find_set
+    from jaxprm.data.tfds_builder import prepare as run
+    from jaxprm.data.tools import Errors
+
+    settings = _settings(neutral, after_error, index_base, bad_at_most, step_tag, label_field, problems)
+    progress, errors = terminal_progress(), Errors(strict=not lenient)
+    with progress.stage("prepare", unit="solutions") as stage:
+        found = run(find_set(name), output, folder=folder, settings=settings, on_error=errors, advance=stage.advance)
+    _report(errors.count, errors.messages, progress)
+    for split, source in found.sources.items():
+        print(f"{found.solutions[split]:,} solutions: {source}")
 
 
 @app.command()
