@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +38,17 @@ SegmenterOption = Annotated[str | None, typer.Option("--segmenter", metavar="NAM
     "How the format `text` is cut: newline, blank-line, step, sentence, react, tool-call, turn, marker:TEXT."))]
 LenientOption = Annotated[bool, typer.Option("--lenient/--strict", help=(
     "Leave out rows that cannot be read and count them, or stop at the first one."))]
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write every number here.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", callback=lambda path: _writable(path), help=(
+    "Also write every number here."))]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuses a file that could not be written, before the work whose result it is to hold."""
+    if path is not None:
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise InputError("cannot be written", file=path, hint="give the name of a file in a folder that you may write to")
+    return path
 
 
 def _settings(neutral=None, after_error=None, index_base=None, bad_at_most=None, step_tag=None, label_field=None, problems=None,
@@ -76,13 +87,13 @@ def _show(rows: list[tuple[str, str]], numbers: Any, path: Path | None) -> None:
 
     table = Table(show_header=False, box=None)
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, value.encode("utf-8", "replace").decode())  # texts of files may hold lone surrogates
     Console(highlight=False, markup=False).print(table)
     if path is not None:
         from jaxprm.records import atomic_write
 
         with atomic_write(path) as out:
-            json_module.dump(numbers, out, indent=2, ensure_ascii=False)
+            json_module.dump(numbers, out, indent=2)
             out.write("\n")
 
 
@@ -285,7 +296,7 @@ def split(
 @app.command()
 def dedup(
     inputs: Inputs,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="Rows that are no duplicates.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", callback=_writable, help="Rows that are no duplicates.")],
     by: Annotated[str, typer.Option("--by", metavar="solution|problem", help="What is compared.")] = "solution",
     near: Annotated[float | None, typer.Option("--near", metavar="SIMILARITY", help=(
         "Also leave out texts whose word sequences are this similar (0 to 1, by MinHash)."))] = None,
@@ -317,7 +328,8 @@ def overlap(
     threshold: Annotated[float, typer.Option("--threshold", metavar="SHARE", help=(
         "Share of a benchmark problem's n-grams that make a row contaminated."))] = 0.5,
     solutions: Annotated[bool, typer.Option("--solutions", help="Look into the steps of rows, too.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the rows that are clean.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", callback=_writable, help=(
+        "Write the rows that are clean."))] = None,
     format: FormatOption = "jaxprm", problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """Which rows repeat problems of a benchmark.
@@ -342,7 +354,7 @@ def overlap(
 @app.command()
 def mix(
     inputs: Annotated[list[str], typer.Argument(metavar="FILE=WEIGHT...", help="Files with their weights.")],
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The mixture.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", callback=_writable, help="The mixture.")],
     rows: Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help=(
         "Rows of the output [default: the most that needs no row twice]."))] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which rows are drawn, and how they alternate.")] = 0,
@@ -380,7 +392,7 @@ def mix(
 @app.command()
 def view(
     inputs: Inputs,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="HTML page.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", callback=_writable, help="HTML page.")],
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Solutions at most.")] = 100,
     only: Annotated[str, typer.Option("--only", metavar="all|error|clean|unlabeled|soft", help="Which solutions.")] = "all",
     contains: Annotated[str | None, typer.Option("--contains", metavar="TEXT", help="Only solutions with this text.")] = None,

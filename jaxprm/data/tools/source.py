@@ -49,7 +49,7 @@ class Source:
             raise InputError("needs at least one file", field="paths", value=())
         for path in self.paths:  # all of them first: a wrong second path should not cost a read
             if not Path(path).is_file():
-                raise InputError("no such file", file=path, hint="check the path")
+                raise InputError("is not a file" if Path(path).exists() else "no such file", file=path, hint="check the path")
         self.format.resolve(self.settings)
 
     def rows(self, errors: Errors | None = None, start: tuple[int, int] = (0, 1)) -> Iterator[

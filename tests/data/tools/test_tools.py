@@ -119,6 +119,16 @@ def test_a_killed_conversion_goes_on(write, tmp_path, monkeypatch):
         convert(source(*paths), folder, shard_rows=3)
 
 
+def test_broken_text_stops_no_tool(write, tmp_path):
+    path = write("rows.jsonl", ['{"problem": "\\ud800 x", "steps": ["a \\udfff"], "labels": [1]}'])
+    assert statistics(source(path)).problems == validate(source(path)).rows == 1
+    split(source(path), tmp_path / "parts", {"all": 1.0})
+    convert(source(path), tmp_path / "out.jsonl")
+    assert dedup(source(path), tmp_path / "unique.jsonl", near=MinHash()).kept == 1
+    for name in ("parts/all.jsonl", "out.jsonl", "unique.jsonl"):
+        assert rows_of(tmp_path / name)[0]["problem"] == "\ud800 x"
+
+
 def test_statistics(write):
     path = write("rows.jsonl", [row(1), row(2, problem="problem 1 ?", labels=(1, 1), generator="m", final_correct=True),
                                 row(3, labels=(1,), steps=["a\n\nb ки"]),
@@ -268,6 +278,8 @@ def test_overlap(write, tmp_path):
     for arguments in ({"size": 0}, {"threshold": 0.0}):
         with pytest.raises(InputError):
             overlap(source(path), against, **arguments)
+    with pytest.raises(InputError, match="empty.jsonl: has no problems; is this the right benchmark"):
+        overlap(source(path), source(write("empty.jsonl", [])))
 
 
 def test_mix(write, tmp_path):
