@@ -79,6 +79,8 @@ def _shards(source: Source, folder: Path, writer: Writer, settings: WriteSetting
     if state["done"]:
         return counts
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f".*{suffix}.*.tmp"):  # of a run that was killed
+        left.unlink()
     before = counts.left_out
     rows = _written(source, writer, settings, errors, counts, tuple(state["next"]))
     done = False

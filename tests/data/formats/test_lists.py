@@ -11,6 +11,10 @@ def test_trl(read):
     # TRL's own code cuts 0.7 to 0; here it stays a soft label.
     item, = read("trl", {"prompt": "p", "completions": ["a", "b"], "labels": [0.7, 1]})
     assert item.labels.values == (0.7, 1.0) and item.labels.first_error == -1
+    # UnPRM's rows: steps behind the first error are labelled false, whatever they say.
+    unprm, = read("trl", {"prompt": "p", "answer": "4", "completions": ["a", "b", "c"], "label": [True, False, False]},
+                  after_error="ignore")
+    assert unprm.labels.values == (1.0, 0.0, None) and unprm.solution.problem.answer == "4"
     with pytest.raises(InputError, match="field 'labels': has 1 labels for 2 steps"):
         read("trl", {"prompt": "p", "completions": ["a", "b"], "labels": [1]})
 

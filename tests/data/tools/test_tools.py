@@ -104,8 +104,10 @@ def test_a_killed_conversion_goes_on(write, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(source(*paths), folder, shard_rows=3, errors=Errors(False))
     assert sorted(path.name for path in folder.iterdir()) == ["00000.jsonl.gz", "00001.jsonl.gz", "convert.json"]
+    (folder / ".00002.jsonl.gz.123.tmp").write_text("what SIGKILL leaves")
     counts = convert(source(*paths), folder, shard_rows=3, errors=Errors(False))
     assert (counts.rows, counts.solutions, counts.left_out, counts.files) == (10, 10, 1, 4)
+    assert len(list(folder.iterdir())) == 5
     for path in whole.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert [item["id"] for path in sorted(folder.glob("*.gz")) for item in rows_of(path)] == [str(index) for index in range(10)]
