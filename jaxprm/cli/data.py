@@ -273,7 +273,8 @@ def split(
         "train=0.9,test=0.1"),
     salt: Annotated[int, typer.Option("--salt", metavar="N", help="Another number, another split.")] = 0,
     compress: Annotated[bool, typer.Option("--compress", help="Write .jsonl.gz.")] = False,
-    format: FormatOption = "jaxprm", problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """Split by problem: no problem is in two parts, whatever files and order rows come in. Rows stay as they are.
 
@@ -288,7 +289,8 @@ def split(
             shares[name.strip()] = float(share)
         except ValueError:
             raise InputError("must be NAME=SHARE", field="parts", value=part, hint="such as train=0.9,test=0.1") from None
-    counts = _run("split", inputs, format, _settings(problems=problems), lenient, lambda source, errors: tools.split(
+    counts = _run("split", inputs, format, _settings(
+        step_tag=step_tag, label_field=label_field, problems=problems), lenient, lambda source, errors: tools.split(
         source, output, shares, salt=salt, errors=errors, suffix=".jsonl.gz" if compress else ".jsonl"))
     _show([(name, f"{count:,} rows") for name, count in counts.items()], counts, json)
 
@@ -301,7 +303,8 @@ def dedup(
     near: Annotated[float | None, typer.Option("--near", metavar="SIMILARITY", help=(
         "Also leave out texts whose word sequences are this similar (0 to 1, by MinHash)."))] = None,
     shingle: Annotated[int, typer.Option("--shingle", metavar="N", min=1, help="Words per sequence, for --near.")] = 5,
-    format: FormatOption = "jaxprm", problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """Leave out exact and near duplicates; the first row of each group stays as it is.
 
@@ -313,7 +316,8 @@ def dedup(
     from jaxprm.data.tools.minhash import MinHash
 
     similar = None if near is None else MinHash(near, shingle)
-    counts = _run("dedup", inputs, format, _settings(problems=problems), lenient, lambda source, errors: tools.dedup(
+    counts = _run("dedup", inputs, format, _settings(
+        step_tag=step_tag, label_field=label_field, problems=problems), lenient, lambda source, errors: tools.dedup(
         source, output, by=by, near=similar, errors=errors))
     numbers = dataclasses.asdict(counts)
     _show([(name, f"{count:,}") for name, count in numbers.items()], numbers, json)
@@ -330,7 +334,8 @@ def overlap(
     solutions: Annotated[bool, typer.Option("--solutions", help="Look into the steps of rows, too.")] = False,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", callback=_writable, help=(
         "Write the rows that are clean."))] = None,
-    format: FormatOption = "jaxprm", problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """Which rows repeat problems of a benchmark.
 
@@ -342,7 +347,8 @@ def overlap(
     from jaxprm.data.formats import find_format
 
     against = tools.Source(tuple(benchmark), find_format(benchmark_format))
-    found = _run("overlap", inputs, format, _settings(problems=problems), lenient, lambda source, errors: tools.overlap(
+    found = _run("overlap", inputs, format, _settings(
+        step_tag=step_tag, label_field=label_field, problems=problems), lenient, lambda source, errors: tools.overlap(
         source, against, size=size, threshold=threshold, solutions=solutions, output=output, errors=errors))
     rows = [("rows", f"{found.rows:,}"), ("contaminated rows", f"{found.contaminated:,}"),
             ("benchmark problems", f"{found.benchmark:,}"), ("of them repeated", f"{found.touched:,}")]
@@ -359,7 +365,8 @@ def mix(
         "Rows of the output [default: the most that needs no row twice]."))] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which rows are drawn, and how they alternate.")] = 0,
     repeat: Annotated[bool, typer.Option("--repeat", help="Use rows more than once where a file is too small.")] = False,
-    format: FormatOption = "jaxprm", lenient: LenientOption = False, json: JsonOption = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """One file from several, with given shares. Rows stay as they are.
 
@@ -382,7 +389,8 @@ def mix(
         paths.append(Path(path))
     progress, errors = terminal_progress(), tools.Errors(strict=not lenient)
     with progress.stage("mix", unit="rows") as stage:
-        sources = [tools.Source((path,), find_format(format), advance=stage.advance) for path in paths]
+        settings = _settings(step_tag=step_tag, label_field=label_field, problems=problems)
+        sources = [tools.Source((path,), find_format(format), settings, stage.advance) for path in paths]
         counts = tools.mix(sources, weights, output, rows=rows, seed=seed, repeat=repeat, errors=errors)
     _report(errors.count, errors.messages, progress)
     _show([(str(path), f"{written:,} of {available:,} rows") for path, written, available in

@@ -91,6 +91,16 @@ def test_stats_validate_split_dedup_overlap_mix_view(call, bench, rows, tmp_path
     assert out.startswith("1 solutions: ") and "score 0.25" in (tmp_path / "page.html").read_text()
 
 
+def test_raw_rows_of_a_format_that_needs_a_setting(call, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"input": "Q? Step 1: a<P>", "value": ["+"]}) + "\n")
+    reading = ("--format", "openrlhf", "--step-tag", "<P>", "--output", tmp_path / "out")
+    assert call("dedup", path, *reading)[0] == call("mix", f"{path}=1", *reading)[0] == 0
+    assert call("overlap", path, "--benchmark", path, "--benchmark-format", "openrlhf", *reading)[0] == 2  # of the benchmark
+    assert call("split", path, *reading[:-1], tmp_path / "parts")[0] == 0
+    assert lines(tmp_path / "out") == lines(path)
+
+
 def test_bad_input_ends_in_one_line(call, bench, rows, tmp_path, without_type_checks):
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps(BENCH[0]) + "\n" + json.dumps(BENCH[1] | {"label": 2}) + "\n")
