@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown",
                   help="Convert, count, check, split, deduplicate, compare, mix and look at step-labelled files.")
 
 Inputs = Annotated[list[Path], typer.Argument(metavar="FILE...", help=(
-    "JSON lines (.jsonl), JSON (.json), CSV (.csv), each also .gz, or Parquet (.parquet)."))]
+    "JSON lines (.jsonl), JSON (.json), CSV (.csv), each also .gz; .parquet; .arrayrecord; or tfds:FOLDER@SPLIT."))]
 FormatOption = Annotated[str, typer.Option("--format", "--from", metavar="NAME", help=(
     "Format of the files; `jaxprm data formats` lists all."))]
 NeutralOption = Annotated[str | None, typer.Option("--neutral", metavar="good|bad|ignore", help=(

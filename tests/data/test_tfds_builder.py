@@ -5,12 +5,14 @@ import http.server
 import json
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from jaxprm.data.formats import FORMATS, ReadSettings, read_format
 from jaxprm.data.public import PublicSet, find_set
 from jaxprm.data.solutions import SolutionFiles, load_solutions
+from jaxprm.data.tools import Source, convert, statistics
 from jaxprm.errors import InputError
 
 pytest.importorskip("tensorflow_datasets", reason="the extra tfds is not installed")
@@ -45,6 +47,8 @@ def test_from_a_folder(folder, tmp_path):
     assert found.solutions == {"gsm8k": 12, "math": 4} and len(errors) == 1
     expected = [items[0] for _, items in read_format(folder / "gsm8k.json", FORMATS["processbench"])]
     assert solutions(found.sources["gsm8k"]) == expected
+    source = Source((Path(found.sources["gsm8k"]),))  # the tools take it as any file
+    assert statistics(source).with_error == 8 and convert(source, tmp_path / "shards", shard_rows=7).files == 2
     with pytest.raises(InputError, match="default/1.0.0: is prepared already; delete it to prepare it anew"):
         prepare(public, tmp_path, folder=folder, on_error=errors.append)
     # Other labels are another dataset.

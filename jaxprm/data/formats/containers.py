@@ -1,4 +1,4 @@
-"""Raw rows of a file, whatever holds them: JSON lines, a JSON array, a table in CSV or Parquet."""
+"""Raw rows of a file, whatever holds them: JSON lines, a JSON array, a table in CSV or Parquet, ArrayRecord, TFDS."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxprm.data import rows, tfds
+from jaxprm.data.record_file import is_record_file
 from jaxprm.errors import InputError
 from jaxprm.records import read_json_lines
 
@@ -28,15 +30,20 @@ def read_rows(path: str | os.PathLike, on_error: OnError | None = None, first: i
       .json                 one array, one object, or values one after another
       .csv                  a table with a header; every value is a text, an empty one is left out
       .parquet              a table (with pyarrow, of the extra ``parquet``)
+      .arrayrecord          JSON records (`jaxprm.data.arrayrecord`)
+      tfds:FOLDER@SPLIT     a split of a prepared dataset, rows of our own schema (`jaxprm.data.tfds`)
       every other name      JSON lines
 
-    all but Parquet gzip-compressed if ``.gz`` follows. ``on_error`` gets the error of a line that cannot be decoded, and
+    text files gzip-compressed if ``.gz`` follows. ``on_error`` gets the error of a line that cannot be decoded, and
     reading goes on behind it (inside a JSON array or a table nothing tells where the next row begins, so there such an error
     always raises).
 
     Raises:
       InputError: the file is missing or damaged, of a kind that is not read here, or, without ``on_error``, has a bad line.
     """
+    if tfds.parse(path) is not None or is_record_file(path):
+        yield from (row for row in rows.read_rows(path) if row[0] >= first)
+        return
     path = Path(path)
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     kind = suffixes[-1] if suffixes else ""

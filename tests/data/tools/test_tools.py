@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxprm.data.arrayrecord import write_solutions
 from jaxprm.data.formats import FORMATS, ReadSettings, WriteSettings, find_writer
 from jaxprm.data.tools import Errors, Source, convert, dedup, mix, overlap, split, statistics, validate
 from jaxprm.data.tools.minhash import MinHash, ngram_hashes
@@ -119,6 +120,13 @@ def test_a_killed_conversion_goes_on(write, tmp_path, monkeypatch):
     (folder / "convert.json").write_text("{}")
     with pytest.raises(InputError, match="delete the damaged folder"):
         convert(source(*paths), folder, shard_rows=3)
+
+
+def test_record_files_are_read(write, tmp_path):
+    path, records = write("rows.jsonl", [row(1), row(2)]), tmp_path / "rows.arrayrecord"
+    write_solutions(records, [items[0] for _, _, items in source(path).rows()])
+    assert statistics(source(records)) == statistics(source(path))
+    assert convert(source(records), tmp_path / "shards", shard_rows=1).files == 2
 
 
 def test_broken_text_stops_no_tool(write, tmp_path):
