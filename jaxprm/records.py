@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gzip
 import io
 import json
@@ -312,20 +313,37 @@ def dump_row(row: dict[str, Any]) -> str:
     return line
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike):
     """Opens a temporary text file beside ``path`` and moves it there only if the block succeeds: no half-written
-    output."""
+    output.
+
+    Raises:
+      InputError: the path is a folder, or cannot be written, before the block runs; the disk is full.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise InputError("is a folder", file=path, hint="give the name of a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        raw = open(temporary, "wb")
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", file=path, hint="choose another place") from None
+    try:
         with contextlib.ExitStack() as files:
-            out = files.enter_context(open(temporary, "wb"))
+            out = files.enter_context(raw)
             if path.suffix == ".gz":  # neither name nor time in the header: equal content makes equal files
                 out = files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0))
             yield files.enter_context(io.TextIOWrapper(out, encoding="utf-8", newline="\n"))
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(f"cannot be written ({error.strerror})", file=path, hint="make room on the disk") from None
     finally:
         temporary.unlink(missing_ok=True)
 

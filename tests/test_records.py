@@ -1,5 +1,6 @@
 """Reading and writing step-labelled solutions: exact round trips, explicit policies, one line per kind of bad input."""
 
+import errno
 import gzip
 import json
 
@@ -189,4 +190,11 @@ def test_nothing_half_written(tmp_path):
     with pytest.raises(RuntimeError), atomic_write(path) as out:
         out.write("new")
         raise RuntimeError
+    with pytest.raises(InputError, match="x.jsonl: cannot be written .No space left on device.; make room on the disk"):
+        with atomic_write(path) as out:
+            out.write("new")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    for wrong, message in [(path.parent, "deep: is a folder"), (path / "y", "y: cannot be written .(Not a|File)")]:
+        with pytest.raises(InputError, match=message), atomic_write(wrong):
+            raise AssertionError("the block must not run")
     assert path.read_text() == "old\n" and [child.name for child in path.parent.iterdir()] == ["x.jsonl"]

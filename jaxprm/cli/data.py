@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown",
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Convert, count, check, split, deduplicate, compare, mix and look at step-labelled files.")
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSON lines (.jsonl, .jsonl.gz) or JSON (.json).")]
+Inputs = Annotated[list[Path], typer.Argument(metavar="FILE...", help=(
+    "JSON lines (.jsonl), JSON (.json), CSV (.csv), each also .gz; .parquet; .arrayrecord; or tfds:FOLDER@SPLIT."))]
 FormatOption = Annotated[str, typer.Option("--format", "--from", metavar="NAME", help=(
     "Format of the files; `jaxprm data formats` lists all."))]
 NeutralOption = Annotated[str | None, typer.Option("--neutral", metavar="good|bad|ignore", help=(
@@ -36,7 +38,17 @@ SegmenterOption = Annotated[str | None, typer.Option("--segmenter", metavar="NAM
     "How the format `text` is cut: newline, blank-line, step, sentence, react, tool-call, turn, marker:TEXT."))]
 LenientOption = Annotated[bool, typer.Option("--lenient/--strict", help=(
     "Leave out rows that cannot be read and count them, or stop at the first one."))]
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write every number here.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", callback=lambda path: _writable(path), help=(
+    "Also write every number here."))]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuses a file that could not be written, before the work whose result it is to hold."""
+    if path is not None:
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise InputError("cannot be written", file=path, hint="give the name of a file in a folder that you may write to")
+    return path
 
 
 def _settings(neutral=None, after_error=None, index_base=None, bad_at_most=None, step_tag=None, label_field=None, problems=None,
@@ -75,13 +87,13 @@ def _show(rows: list[tuple[str, str]], numbers: Any, path: Path | None) -> None:
 
     table = Table(show_header=False, box=None)
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, value.encode("utf-8", "replace").decode())  # texts of files may hold lone surrogates
     Console(highlight=False, markup=False).print(table)
     if path is not None:
         from jaxprm.records import atomic_write
 
         with atomic_write(path) as out:
-            json_module.dump(numbers, out, indent=2, ensure_ascii=False)
+            json_module.dump(numbers, out, indent=2)
             out.write("\n")
 
 
@@ -103,6 +115,58 @@ def formats(
     defaults = ", ".join(f"--{key.replace('_', '-')} {value!r}" for key, value in format.defaults.items())
     _show([("rows", format.description), ("from", format.citation), ("labels by", format.made_by),
            ("settings", defaults or "none"), ("written", "yes" if name in WRITERS else "no")], None, None)
+
+
+@app.command()
+def sets(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One set, with its files.")] = None) -> None:
+    """The public sets: where they come from, their formats and licences.
+
+    Example: `jaxprm data sets processbench`
+    """
+    from jaxprm.data.public import PUBLIC_SETS, find_set
+
+    if name is None:  # plain lines: a table would cut addresses where the terminal ends
+        for item in PUBLIC_SETS.values():
+            print(f"{item.name:18} {item.licence:13} {item.page}")
+        return
+    item = find_set(name)
+    lines = [("page", item.page), ("licence", item.licence), ("format", item.format)] + [("note", item.note)] * bool(item.note)
+    for split, files in item.files.items():
+        lines += [(split, file) for file in (item.urls()[split] if item.base else files)]
+    lines.append(("prepare", f"jaxprm data prepare {name} --output DIR" + ("" if item.base else " --folder DIR")))
+    for label, value in lines:
+        print(f"{label:18} {value}")
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A public set; `jaxprm data sets` lists all.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for prepared datasets, of many sets.")],
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help=(
+        "Where the files of the set are [default: they are downloaded from where it is published]."))] = None,
+    neutral: NeutralOption = None, after_error: AfterErrorOption = None, index_base: IndexBaseOption = None,
+    bad_at_most: BadAtMostOption = None, step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False,
+) -> None:
+    """Make a public set a dataset that training reads at random (TFDS, ArrayRecord; no TensorFlow).
+
+    Needs `pip install "jaxprm[tfds]"`. A config names what was prepared by `tfds:FOLDER@SPLIT`.
+
+    Example: `jaxprm data prepare prm800k --neutral bad --output ~/tensorflow_datasets`
+
+    Example: `jaxprm data prepare socratic-prmbench --folder downloads/Socratic-PRMBench --lenient --output data/tfds`
+    """
+    from jaxprm.data.public import find_set
+    from jaxprm.data.tfds_builder import prepare as run
+    from jaxprm.data.tools import Errors
+
+    settings = _settings(neutral, after_error, index_base, bad_at_most, step_tag, label_field, problems)
+    progress, errors = terminal_progress(), Errors(strict=not lenient)
+    with progress.stage("prepare", unit="solutions") as stage:
+        found = run(find_set(name), output, folder=folder, settings=settings, on_error=errors, advance=stage.advance)
+    _report(errors.count, errors.messages, progress)
+    for split, source in found.sources.items():
+        print(f"{found.solutions[split]:,} solutions: {source}")
 
 
 @app.command()
@@ -209,7 +273,8 @@ def split(
         "train=0.9,test=0.1"),
     salt: Annotated[int, typer.Option("--salt", metavar="N", help="Another number, another split.")] = 0,
     compress: Annotated[bool, typer.Option("--compress", help="Write .jsonl.gz.")] = False,
-    format: FormatOption = "jaxprm", problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """Split by problem: no problem is in two parts, whatever files and order rows come in. Rows stay as they are.
 
@@ -224,7 +289,8 @@ def split(
             shares[name.strip()] = float(share)
         except ValueError:
             raise InputError("must be NAME=SHARE", field="parts", value=part, hint="such as train=0.9,test=0.1") from None
-    counts = _run("split", inputs, format, _settings(problems=problems), lenient, lambda source, errors: tools.split(
+    counts = _run("split", inputs, format, _settings(
+        step_tag=step_tag, label_field=label_field, problems=problems), lenient, lambda source, errors: tools.split(
         source, output, shares, salt=salt, errors=errors, suffix=".jsonl.gz" if compress else ".jsonl"))
     _show([(name, f"{count:,} rows") for name, count in counts.items()], counts, json)
 
@@ -232,12 +298,13 @@ def split(
 @app.command()
 def dedup(
     inputs: Inputs,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="Rows that are no duplicates.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", callback=_writable, help="Rows that are no duplicates.")],
     by: Annotated[str, typer.Option("--by", metavar="solution|problem", help="What is compared.")] = "solution",
     near: Annotated[float | None, typer.Option("--near", metavar="SIMILARITY", help=(
         "Also leave out texts whose word sequences are this similar (0 to 1, by MinHash)."))] = None,
     shingle: Annotated[int, typer.Option("--shingle", metavar="N", min=1, help="Words per sequence, for --near.")] = 5,
-    format: FormatOption = "jaxprm", problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """Leave out exact and near duplicates; the first row of each group stays as it is.
 
@@ -249,7 +316,8 @@ def dedup(
     from jaxprm.data.tools.minhash import MinHash
 
     similar = None if near is None else MinHash(near, shingle)
-    counts = _run("dedup", inputs, format, _settings(problems=problems), lenient, lambda source, errors: tools.dedup(
+    counts = _run("dedup", inputs, format, _settings(
+        step_tag=step_tag, label_field=label_field, problems=problems), lenient, lambda source, errors: tools.dedup(
         source, output, by=by, near=similar, errors=errors))
     numbers = dataclasses.asdict(counts)
     _show([(name, f"{count:,}") for name, count in numbers.items()], numbers, json)
@@ -264,8 +332,10 @@ def overlap(
     threshold: Annotated[float, typer.Option("--threshold", metavar="SHARE", help=(
         "Share of a benchmark problem's n-grams that make a row contaminated."))] = 0.5,
     solutions: Annotated[bool, typer.Option("--solutions", help="Look into the steps of rows, too.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the rows that are clean.")] = None,
-    format: FormatOption = "jaxprm", problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", callback=_writable, help=(
+        "Write the rows that are clean."))] = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """Which rows repeat problems of a benchmark.
 
@@ -277,7 +347,8 @@ def overlap(
     from jaxprm.data.formats import find_format
 
     against = tools.Source(tuple(benchmark), find_format(benchmark_format))
-    found = _run("overlap", inputs, format, _settings(problems=problems), lenient, lambda source, errors: tools.overlap(
+    found = _run("overlap", inputs, format, _settings(
+        step_tag=step_tag, label_field=label_field, problems=problems), lenient, lambda source, errors: tools.overlap(
         source, against, size=size, threshold=threshold, solutions=solutions, output=output, errors=errors))
     rows = [("rows", f"{found.rows:,}"), ("contaminated rows", f"{found.contaminated:,}"),
             ("benchmark problems", f"{found.benchmark:,}"), ("of them repeated", f"{found.touched:,}")]
@@ -289,12 +360,13 @@ def overlap(
 @app.command()
 def mix(
     inputs: Annotated[list[str], typer.Argument(metavar="FILE=WEIGHT...", help="Files with their weights.")],
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The mixture.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", callback=_writable, help="The mixture.")],
     rows: Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help=(
         "Rows of the output [default: the most that needs no row twice]."))] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which rows are drawn, and how they alternate.")] = 0,
     repeat: Annotated[bool, typer.Option("--repeat", help="Use rows more than once where a file is too small.")] = False,
-    format: FormatOption = "jaxprm", lenient: LenientOption = False, json: JsonOption = None,
+    format: FormatOption = "jaxprm", step_tag: StepTagOption = None, label_field: LabelFieldOption = None,
+    problems: ProblemsOption = None, lenient: LenientOption = False, json: JsonOption = None,
 ) -> None:
     """One file from several, with given shares. Rows stay as they are.
 
@@ -317,7 +389,8 @@ def mix(
         paths.append(Path(path))
     progress, errors = terminal_progress(), tools.Errors(strict=not lenient)
     with progress.stage("mix", unit="rows") as stage:
-        sources = [tools.Source((path,), find_format(format), advance=stage.advance) for path in paths]
+        settings = _settings(step_tag=step_tag, label_field=label_field, problems=problems)
+        sources = [tools.Source((path,), find_format(format), settings, stage.advance) for path in paths]
         counts = tools.mix(sources, weights, output, rows=rows, seed=seed, repeat=repeat, errors=errors)
     _report(errors.count, errors.messages, progress)
     _show([(str(path), f"{written:,} of {available:,} rows") for path, written, available in
@@ -327,7 +400,7 @@ def mix(
 @app.command()
 def view(
     inputs: Inputs,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="HTML page.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", callback=_writable, help="HTML page.")],
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Solutions at most.")] = 100,
     only: Annotated[str, typer.Option("--only", metavar="all|error|clean|unlabeled|soft", help="Which solutions.")] = "all",
     contains: Annotated[str | None, typer.Option("--contains", metavar="TEXT", help="Only solutions with this text.")] = None,

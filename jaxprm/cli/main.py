@@ -226,6 +226,36 @@ def bench(
 
 
 @app.command()
+def calibrate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Rows that `jaxprm score` has written.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help=(
+        "The calibrator (JSON); with --use the rows with calibrated scores."))],
+    use: Annotated[Path | None, typer.Option("--use", metavar="FILE", help="Calibrate with this one, do not fit.")] = None,
+    kind: Annotated[str, typer.Option("--kind", metavar="temperature|platt|isotonic|quantile", help=(
+        "What is fitted; all but temperature also take scores that are no probabilities."))] = "temperature",
+    level: Annotated[str, typer.Option("--level", metavar="step|solution", help=(
+        "Step scores by step labels, or aggregates by `final_correct`."))] = "step",
+    share: Annotated[float, typer.Option("--share", metavar="X", help="Share of problems to fit on; others check it.")] = 0.5,
+    bins: Annotated[int, typer.Option("--bins", metavar="N", min=1, help="Equal-width bins of the calibration error.")] = 10,
+) -> None:
+    """Make scores probabilities: fit on a share of the problems, measure on the others.
+
+    Example: `jaxprm calibrate scored.jsonl --kind platt --output calibrator.json`
+
+    Example: `jaxprm calibrate new.jsonl --use calibrator.json --output calibrated.jsonl`
+    """
+    from jaxprm.pipelines import calibrate as pipeline
+
+    if use is not None:
+        print(f"{pipeline.use(files, use, output):,} rows: {output}")
+        return
+    found = pipeline.fit(files, output, kind=kind, level=level, share=share, bins=bins)
+    for name, (before, after) in ((f"calibration error ({bins} bins)", found.error), ("Brier score", found.brier)):
+        print(f"{name:28} {'-' if before is None else f'{before:.4f}'} -> {after:.4f}")
+    print(f"fitted on {found.fitted:,} {level}s, measured on {found.checked:,} of other problems: {output}")
+
+
+@app.command()
 def inspect(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="Model or run directory, or `hf:ORG/NAME`.")],
     family: FamilyOption = None,

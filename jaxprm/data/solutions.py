@@ -155,7 +155,8 @@ def nothing_left(data: SolutionFiles, counts: LoadCounts) -> InputError:
 def problem_hash(prompt: str, salt: int = 0) -> int:
     """64-bit hash of a problem's text in which white space and case do not matter."""
     normalised = "".join(prompt.split()).casefold()
-    return int.from_bytes(hashlib.sha256(f"{salt}:{normalised}".encode()).digest()[:8], "big")
+    text = f"{salt}:{normalised}".encode("utf-8", "surrogatepass")  # broken text has a hash, too
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
 
 def split_by_problem(items: Iterable[LabeledSolution], held_out: float,

@@ -66,7 +66,7 @@ def parse(path: str | os.PathLike) -> Dataset | None:
 
 def features():
     """The ``FeaturesDict`` of the schema, for a builder's ``_info``."""
-    tfds = _library()
+    tfds = library()
     numbers = {"labels": np.int8, "soft_labels": np.float32}
     return tfds.features.FeaturesDict({
         **{name: tfds.features.Text() for name in (*_TEXTS, *_OBJECTS)}, "steps": tfds.features.Sequence(tfds.features.Text()),
@@ -93,7 +93,7 @@ def read_rows(dataset: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
       InputError: the extra is not installed, the folder or split do not exist, a file is damaged, text that is not UTF-8.
     """
-    tfds = _library()
+    tfds = library()
     try:
         builder = tfds.builder_from_directory(os.fspath(Path(dataset.folder).expanduser()))
         source = builder.as_data_source(split=dataset.split)
@@ -148,7 +148,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _library():
+def library():
     try:
         import tensorflow_datasets
     except ImportError as error:

@@ -51,5 +51,5 @@ def render_solutions(items: Sequence[LabeledSolution], scores: Sequence[Sequence
              for item, row, aggregate in list(zip(items, scores, aggregates))[:limit]]
     # Real solutions have long lines: one column reads better unless all steps are short.
     single = any(len(step) > 120 for solution in shown for step in solution.steps)
-    return render_page("solutions.html.j2", title=title, solutions=shown, omitted=max(len(items) - limit, 0),
-                       single=single)
+    page = render_page("solutions.html.j2", title=title, solutions=shown, omitted=max(len(items) - limit, 0), single=single)
+    return page.encode("utf-8", "replace").decode()  # lone surrogates of a broken text would make a file that none can read

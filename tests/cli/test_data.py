@@ -80,10 +80,25 @@ def test_stats_validate_split_dedup_overlap_mix_view(call, bench, rows, tmp_path
     page = (tmp_path / "page.html").read_text()
     assert code == 0 and out.startswith("5 solutions: ")
     assert "I add &lt;them&gt;." in page and page.count("first error</span>") == 5
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"problem": "\\ud800 x", "steps": ["a \\udfff"], "labels": [1]}\n')
+    assert call("view", broken, "--output", tmp_path / "broken.html")[0] == 0
+    assert "? x" in (tmp_path / "broken.html").read_text()
+    assert call("overlap", broken, "--benchmark", broken, "--json", tmp_path / "o.json")[0] == 0
     scores = tmp_path / "scores.jsonl"
     scores.write_text('{"id": "r2", "scores": [0.25, null]}\n')
     code, out, _ = call("view", rows, "--scores", scores, "--output", tmp_path / "page.html")
     assert out.startswith("1 solutions: ") and "score 0.25" in (tmp_path / "page.html").read_text()
+
+
+def test_raw_rows_of_a_format_that_needs_a_setting(call, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"input": "Q? Step 1: a<P>", "value": ["+"]}) + "\n")
+    reading = ("--format", "openrlhf", "--step-tag", "<P>", "--output", tmp_path / "out")
+    assert call("dedup", path, *reading)[0] == call("mix", f"{path}=1", *reading)[0] == 0
+    assert call("overlap", path, "--benchmark", path, "--benchmark-format", "openrlhf", *reading)[0] == 2  # of the benchmark
+    assert call("split", path, *reading[:-1], tmp_path / "parts")[0] == 0
+    assert lines(tmp_path / "out") == lines(path)
 
 
 def test_bad_input_ends_in_one_line(call, bench, rows, tmp_path, without_type_checks):
@@ -107,6 +122,10 @@ def test_bad_input_ends_in_one_line(call, bench, rows, tmp_path, without_type_ch
             (("view", rows, "--only", "x", *output), "error: field 'only' = 'x'"),
             (("view", rows, "--contains", "nothing like it", *output), f"error: {rows}: has nothing to show"),
             (("view", rows, "--scores", scores, *output), f"error: {scores}: field 'scores' = 'r2': has 1 scores for 2 steps"),
+            (("stats", rows, "--json", tmp_path), f"error: {tmp_path}: cannot be written; give the name of a file"),
+            (("dedup", rows, "--near", "0.5", "--output", rows / "x"), f"error: {rows / 'x'}: cannot be written"),
+            (("convert", rows, "--output", tmp_path), f"error: {tmp_path}: is a folder"),
+            (("convert", tmp_path, *output), f"error: {tmp_path}: is not a file"),
             (("convert", bench), "error: Missing option '--output'")]:
         code, _, err = call(*arguments)
         assert code == 2, arguments

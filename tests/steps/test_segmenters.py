@@ -68,6 +68,9 @@ def test_cut_keeps_formulas_whole(text, places):
     ("turn", "User: a\nAssistant: b\nc\nUser: d", ["User: a\n", "Assistant: b\nc\n", "User: d"]),
     ("marker:<extra_0>", "a<extra_0>$b<extra_0>c$", ["a<extra_0>", "$b<extra_0>", "c$"]),
     ("marker:\\n\\n", "a\n\nb", ["a\n\n", "b"]),
+    # A separator at the end makes no empty step behind it (search-and-learn scores such phantoms).
+    ("blank-line", "a\n\nb\n\n", ["a\n\n", "b\n\n"]),
+    ("marker:<extra_0>", "a<extra_0>b<extra_0>", ["a<extra_0>", "b<extra_0>"]),
     ("sentence", "", []), ("newline", " \n", [" \n"])])
 def test_by_hand(name, text, expected):
     assert find_segmenter(name)(text) == expected

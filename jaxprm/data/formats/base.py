@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxprm.data.formats.rows import Fields, OnError, read_rows
+from jaxprm.data.formats.containers import OnError, read_rows
+from jaxprm.data.formats.fields import Fields
 from jaxprm.errors import InputError
 from jaxprm.records import (
     AfterErrorPolicy,
@@ -258,6 +259,8 @@ def read_raw(path: str | os.PathLike, format: Format, settings: ReadSettings = R
 
 def _object(value: Any, path, number: int) -> Fields:
     if not isinstance(value, dict):
-        raise InputError(f"a row must be a JSON object, not {type(value).__name__}", file=path, row=number,
-                         hint="is this the right file?")
+        hint = "is this the right file?"
+        if isinstance(value, list):
+            hint = "a file that holds all rows in one JSON array must be named .json"
+        raise InputError(f"a row must be a JSON object, not {type(value).__name__}", file=path, row=number, hint=hint)
     return Fields(value, path, number)

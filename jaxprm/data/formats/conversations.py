@@ -46,7 +46,9 @@ def _fover(row: Row) -> Iterator[LabeledSolution]:
     # Against its name, true means that the step is correct.
     ratings = [None if mark is None else (1 if mark else -1) for mark in marks]
     yield row.solution(problem, steps, ratings=ratings, id=row.identifier("id"), answer=row.text_or_none("y_true", "answer"),
-                       meta=row.rest("problem", "question", "solution_steps", "error_labels", "id", "y_true", "answer"))
+                       # The last three, whose names are the file's, say the same again in prompts.
+                       meta=row.rest("problem", "question", "solution_steps", "error_labels", "id", "y_true", "answer",
+                                     "messages", "messages_for_prediction", "problem_witout_definition"))
 
 
 FORMATS = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 from jaxprm.data.formats.base import Format, Row
@@ -38,29 +40,56 @@ def _prm_bench_original(row: Row) -> Iterator[LabeledSolution]:
 
 
 def _socratic(row: Row) -> Iterator[LabeledSolution]:
-    name = row.name("modified_process", "process", "steps") or "modified_process"
-    steps = [entry if isinstance(entry, str) else None for entry in row.items(name)]
-    if None in steps:  # steps may be objects that also name the pattern of reasoning
-        steps = [part.text("text", "content", "step") for part in row.children(name)]
-    ratings = _from_wrong_steps(row, row.items("error_steps"), len(steps), "error_steps")
-    used = ("modified_process", "process", "steps", "modified_question", "question", "original_process", "original_question",
-            "error_steps", "idx", "id")
-    yield row.solution(row.text("modified_question", "question", "original_question", "problem"), steps, ratings=ratings,
-                       id=row.identifier("idx", "id"), meta=row.rest(*used))
+    steps, numbers = row.texts("modified_process"), row.items("error_steps")
+    # Every solution of this set was edited to hold an error: an empty list does not say "none", but not where.
+    ratings = _from_wrong_steps(row, numbers, len(steps), "error_steps") if numbers else None
+    used = ("modified_process", "modified_question", "question", "original_process", "original_question", "error_steps")
+    yield row.solution(row.text("modified_question", "question", "original_question"), steps, ratings=ratings,
+                       first_error="compute" if numbers else None, id=row.identifier("idx", "id"), meta=row.rest(*used))
+
+
+def _sections(row: Row) -> list[str]:
+    """The sections of a long answer: a list of objects, or (in the table) one text with "section1: " ... before each."""
+    if isinstance(row.data.get("sections"), list):
+        return [part.text("content", "section") for part in row.children("sections")]
+    name = row.name("sections_content", "section_content") or "sections"
+    text, sections, start = row.text(name), [], 0
+    marks = [re.search(r"^\s*section1:", text)]
+    while marks[-1] is not None:
+        start = marks[-1].end()
+        following = re.compile(rf"\nsection{len(marks) + 1}:").search(text, start)
+        sections.append(text[start:following.start() if following else len(text)].strip())
+        marks.append(following)
+    if not sections:
+        raise row.error("does not begin with 'section1:'", name, value=text)
+    return sections
+
+
+def _numbers(row: Row, *names: str) -> list:
+    """A list, or the same as text, which a table holds."""
+    name = row.name(*names)
+    if name is None or not isinstance(row.data[name], str):
+        return row.items(*names)
+    try:
+        return list(json.loads(row.data[name]))
+    except (ValueError, TypeError):
+        raise row.error("must be a list of numbers", name, value=row.data[name]) from None
 
 
 def _delta_bench(row: Row) -> Iterator[LabeledSolution]:
-    sections = [part.text("content", "section") for part in row.children("sections")]
-    wrong = sorted({*row.items("idea_error_section_numbers"), *row.items("error_section_numbers")})
-    ratings = _from_wrong_steps(row, wrong, len(sections), "error_section_numbers")
+    sections = _sections(row)
+    unuseful = ("reason_unuseful_section_numbers", "idea_error_section_numbers")  # the names of the file and of early code
+    false = ("reason_error_section_numbers", "error_section_numbers")
+    lists = [_numbers(row, *unuseful), _numbers(row, *false)]
+    wrong = [number for index, number in enumerate(lists[0] + lists[1]) if number not in (lists[0] + lists[1])[:index]]
+    ratings = _from_wrong_steps(row, wrong, len(sections), row.name(*false) or false[0])
     # A long answer is right or wrong as a whole; "wrong" without a section tells nothing about the sections.
     unlocated = row.data.get("evaluation_label") == 1 and not wrong
-    used = ("sections", "sections_content", "section_content", "long_cot", "question", "answer", "id",
-            "idea_error_section_numbers", "error_section_numbers")
+    used = ("sections", "sections_content", "section_content", "long_cot", "question", "answer", "id", *unuseful, *false)
     yield row.solution(row.text("question"), sections, ratings=None if unlocated else ratings,
                        first_error=None if unlocated else "compute", id=row.identifier("id"), answer=row.text_or_none("answer"),
                        generator=row.text_or_none("model", "generator"),
-                       meta=row.rest(*used) | {"idea_error_sections": row.data["idea_error_section_numbers"]})
+                       meta=row.rest(*used) | {"unuseful_sections": lists[0]})
 
 
 def _parc(row: Row) -> Iterator[LabeledSolution]:
@@ -91,9 +120,10 @@ FORMATS = (
            _PRMBENCH, "GPT-4o edits, filtered by humans", _prm_bench, _ALL),
     Format("prmbench-original", "The solutions that PRMBench was edited from, all steps right.", _PRMBENCH,
            "human (PRM800K)", _prm_bench_original, {}),
-    Format("socratic-prmbench", "As PRMBench, by pattern of reasoning; steps may be objects with a pattern and a text.",
-           "Li et al. 2025, Socratic-PRMBench, arXiv 2505.23474", "language models, checked by humans", _socratic, _ALL),
-    Format("deltabench", "Sections of long chains of thought; two lists of wrong sections (idea, calculation), from 1.",
+    Format("socratic-prmbench", "As PRMBench, by pattern of reasoning; an empty error_steps = the error is not located.",
+           "Li et al. 2025, Socratic-PRMBench, arXiv 2505.23474 (github.com/Xiang-Li-oss/Socratic-PRMBench)",
+           "language models, checked by humans", _socratic, _ALL),
+    Format("deltabench", "Sections of long chains of thought; two lists of wrong sections (of no use, false), from 1.",
            "He et al. 2025, DeltaBench, arXiv 2502.19361 (github.com/OpenStellarTeam/DeltaBench)", "human", _delta_bench, _ALL),
     Format("parc", "Every step judged, errors that follow from earlier ones included; step numbers from 1.",
            "Mukherjee et al. 2025, Premise-Augmented Reasoning Chains, arXiv 2502.02362 (github.com/SagnikMukherjee/PARC)",

@@ -137,7 +137,7 @@ FORMATS = (
            "Monte-Carlo rollouts, entropy-regularised", lambda row: _tagged(row, "text", "value"), _SOFT),
     Format("openr", "{question, process: steps each closed by five line breaks, label: one + or - per step}.",
            "Wang et al. 2024, OpenR, arXiv 2410.09671 (github.com/openreasoner/openr)", "as in the file", _openr, _OPENR),
-    Format("math-aps", "MATH-APS, the OmegaPRM data of OpenR: as openr.",
+    Format("math-aps", "MATH-APS, the OmegaPRM data of OpenR: as openr, one prefix of a solution per row with its one label.",
            "OpenR, arXiv 2410.09671; huggingface.co/datasets/openreasoner/MATH-APS", "Monte-Carlo rollouts (OmegaPRM)", _openr,
            _OPENR),
 )

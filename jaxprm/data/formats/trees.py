@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from jaxprm.data.formats.base import COMPUTE, Format, Row
-from jaxprm.data.formats.rows import Fields
+from jaxprm.data.formats.fields import Fields
 from jaxprm.records import LabeledSolution
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n\s*")
@@ -29,16 +29,20 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _omega_flat(row: Row) -> Iterator[LabeledSolution]:
+    name = row.name("reasoning_steps", "states")
+    if name is not None and isinstance(row.data[name], dict):
+        raise row.error("holds a tree, not a list of prefixes", name, hint="the format 'omegaprm-tree' reads it")
+    problem, identifier = row.text("question", "problem", "q"), row.identifier("id")
     states: dict[tuple[str, ...], float | None] = {}
-    for state in row.children("reasoning_steps", "states", "prefixes"):
-        steps = tuple(_paragraphs(state.text("solution_prefix")))
-        if steps:  # the empty prefix is the problem itself: its value is no step's
-            states[steps] = _value(state, "mc_value")
+    for state in row.children("reasoning_steps", "states"):
+        # Prefixes begin with the question, as OpenR writes them. That one alone is the root: its value is no step's.
+        prefix = state.text("solution_prefix", "state").strip().removeprefix(problem.strip())
+        if steps := tuple(_paragraphs(prefix)):
+            states[steps] = _value(state, "mc_value", "mcs")
     if not states:
         raise row.error("has no prefix with a step", "reasoning_steps")
     # A prefix that another one goes on from is told by the longer one's labels.
     inner = {steps[:length] for steps in states for length in range(1, len(steps))}
-    problem, identifier = row.text("question", "problem"), row.identifier("id")
     for number, steps in enumerate(steps for steps in states if steps not in inner):
         values = [states.get(steps[:length]) for length in range(1, len(steps) + 1)]
         yield row.solution(problem, steps, soft=values, first_error=COMPUTE, id=f"{identifier}/{number}", problem_id=identifier,
@@ -49,13 +53,15 @@ def _omega_tree(row: Row) -> Iterator[LabeledSolution]:
     problem, identifier = row.text("question", "problem"), row.identifier("id")
     answer = row.text_or_none("final_answer", "answer")
     # Depth first with a list of its own: trees may be deeper than Python's stack.
-    stack = [(row.child("tree", "root"), (), ())]
+    stack = [(row.child("reasoning_steps", "tree"), (), ())]
     number = 0
     while stack:
         node, steps, values = stack.pop()
-        text = node.text_or_none("text") or ""
-        if text.strip() and text.strip() != problem.strip():  # the root holds nothing, or the problem
-            steps, values = (*steps, text.strip()), (*values, _value(node, "mc_value"))
+        text = (node.text_or_none("text") or "").strip()
+        # The root holds the problem. A node may hold several steps (the binary search jumps over them, and a correct rollout is
+        # one node): its value is that of the last one.
+        if text != problem.strip() and (parts := _paragraphs(text)):
+            steps, values = (*steps, *parts), (*values, *[None] * (len(parts) - 1), _value(node, "mc_value"))
         children = node.children("children") if node.name("children") else []
         if children:
             stack.extend((child, steps, values) for child in reversed(children))
@@ -64,7 +70,7 @@ def _omega_tree(row: Row) -> Iterator[LabeledSolution]:
                                meta={})
             number += 1
     if not number:
-        raise row.error("has no step", "tree")
+        raise row.error("has no step", "reasoning_steps")
 
 
 def _rest_mcts(row: Row) -> Iterator[LabeledSolution]:
@@ -131,7 +137,7 @@ _OMEGA = "Luo et al. 2024, OmegaPRM, arXiv 2406.06592; as written by OpenR (gith
 FORMATS = (
     Format("omegaprm", "{question, reasoning_steps: [{solution_prefix, mc_value}]}; one solution per longest prefix.",
            _OMEGA, "Monte-Carlo rollouts (OmegaPRM)", _omega_flat, _SOFT),
-    Format("omegaprm-tree", "{question, tree: {text, mc_value, children}}; one solution per leaf.",
+    Format("omegaprm-tree", "{question, reasoning_steps: {text, mc_value, children}}; one solution per leaf.",
            _OMEGA, "Monte-Carlo rollouts (OmegaPRM)", _omega_tree, _SOFT),
     Format("rest-mcts", "{prompt_answer: 'Problem: ... Solution: steps by line', label: value of the whole prefix}.",
            "Zhang et al. 2024, ReST-MCTS*, arXiv 2406.03816 (github.com/THUDM/ReST-MCTS)", "tree search", _rest_mcts, _SOFT),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxprm.data import tfds
 from jaxprm.data.formats import ProblemIndex, WriteSettings, Writer
 from jaxprm.data.formats.writers import WRITERS
 from jaxprm.data.tools.source import Errors, Source, refuse_same, write_line
@@ -79,6 +80,8 @@ def _shards(source: Source, folder: Path, writer: Writer, settings: WriteSetting
     if state["done"]:
         return counts
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f".*{suffix}.*.tmp"):  # of a run that was killed
+        left.unlink()
     before = counts.left_out
     rows = _written(source, writer, settings, errors, counts, tuple(state["next"]))
     done = False
@@ -111,7 +114,12 @@ def _identity(source: Source, writer: Writer, settings: WriteSettings, size: int
     read = {field.name: getattr(source.settings, field.name) for field in dataclasses.fields(source.settings)}
     read = {name: value.fingerprint if isinstance(value, ProblemIndex) else value for name, value in read.items()}
     return {"from": source.format.name, "read": read, "to": writer.name, "write": dataclasses.asdict(settings),
-            "shard_rows": size, "suffix": suffix, "inputs": [[str(path), Path(path).stat().st_size] for path in source.paths]}
+            "shard_rows": size, "suffix": suffix, "inputs": [[str(path), _size(path)] for path in source.paths]}
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; of a prepared dataset 0, which does not change under its name."""
+    return 0 if tfds.parse(path) is not None else Path(path).stat().st_size
 
 
 def _read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:

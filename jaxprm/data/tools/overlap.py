@@ -44,7 +44,7 @@ def overlap(source: Source, benchmark: Source, *, size: int = 8, threshold: floa
       output: also write the raw rows that are not contaminated.
 
     Raises:
-      InputError: a setting out of range, a bad row, an output that is also read.
+      InputError: a setting out of range, a bad row, a benchmark without problems, an output that is also read.
     """
     if size < 1:
         raise InputError("must be at least 1", field="size", value=size)
@@ -53,6 +53,8 @@ def overlap(source: Source, benchmark: Source, *, size: int = 8, threshold: floa
     if output is not None:
         refuse_same(output, (*source.paths, *benchmark.paths))
     problems = list(dict.fromkeys(items[0].solution.problem.prompt for _, _, items in benchmark.rows() if items))
+    if not problems:  # nothing would be found, which is easily taken for "clean"
+        raise InputError("has no problems", file=", ".join(map(str, benchmark.paths)), hint="is this the right benchmark?")
     sizes = np.zeros(len(problems), np.int64)
     where: dict[int, list[int]] = {}
     for index, problem in enumerate(problems):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxprm.data import tfds
 from jaxprm.data.formats import FORMATS, Format, ReadSettings, read_raw
 from jaxprm.errors import InputError
 from jaxprm.records import LabeledSolution, dump_row
@@ -48,8 +49,8 @@ class Source:
         if not self.paths:
             raise InputError("needs at least one file", field="paths", value=())
         for path in self.paths:  # all of them first: a wrong second path should not cost a read
-            if not Path(path).is_file():
-                raise InputError("no such file", file=path, hint="check the path")
+            if tfds.parse(path) is None and not Path(path).is_file():
+                raise InputError("is not a file" if Path(path).exists() else "no such file", file=path, hint="check the path")
         self.format.resolve(self.settings)
 
     def rows(self, errors: Errors | None = None, start: tuple[int, int] = (0, 1)) -> Iterator[

@@ -1,7 +1,9 @@
 """The registry, settings, containers, and errors that name file and line."""
 
+import datetime
 import gzip
 import json
+import sys
 
 import pytest
 
@@ -95,7 +97,7 @@ def test_containers(tmp_path):
     for name, text, message in [("g.json", "[{}, {]", "g.json:2: is not valid JSON"),
                                 ("h.json", "[{}", "ends inside the array"), ("i.json", "[{} {}]", "has no comma"),
                                 ("j.json", "[{}] {}", "text behind the array"),
-                                ("k.parquet", "", "is a .parquet file; save its rows as JSON lines")]:
+                                ("k.arrow", "", "is a .arrow file; save its rows as JSON lines")]:
         with pytest.raises(InputError, match=message):
             list(read_rows(write(name, text)))
     with pytest.raises(InputError, match="no such file"):
@@ -103,13 +105,53 @@ def test_containers(tmp_path):
 
 
 def test_long_arrays_are_read_in_pieces(tmp_path, monkeypatch):
-    import jaxprm.data.formats.rows as module
+    import jaxprm.data.formats.containers as module
 
     monkeypatch.setattr(module, "_CHUNK", 7)
     rows = [{"text": "y" * (index % 90), "n": [index, {"m": "ü"}]} for index in range(200)]
     for indent in (None, 2):
         (tmp_path / "a.json").write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")
         assert [value for _, value in read_rows(tmp_path / "a.json")] == rows
+
+
+def test_tables(tmp_path):
+    """CSV with line breaks, quotes and long values; Parquet with lists, nulls, and what JSON has no word for."""
+    path = tmp_path / "a.csv"
+    long = "x" * 200_000
+    path.write_text(f'\ufeffid,text\r\n1,"a ""b""\nc"\r\n2,\r\n3,{long}\r\n', encoding="utf-8")
+    assert list(read_rows(path)) == [(1, {"id": "1", "text": 'a "b"\nc'}), (2, {"id": "2"}), (3, {"id": "3", "text": long})]
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert list(read_rows(tmp_path / "b.csv.gz", first=3)) == [(3, {"id": "3", "text": long})]
+    path.write_text("id,text\n1,a,b\n")
+    with pytest.raises(InputError, match="a.csv:1: has another number of values than the header"):
+        list(read_rows(path))
+    path.write_text('id,text\n1,a\n2,"b')
+    with pytest.raises(InputError, match="a.csv:2: cannot be read .unexpected end of data"):
+        list(read_rows(path))
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    from pyarrow import parquet
+
+    rows = [{"prompt": "p", "completions": ["a", "b"], "labels": [True, None], "at": datetime.date(2024, 5, 1)},
+            {"prompt": "q", "completions": ["c"], "labels": None, "at": None}]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert list(read_rows(path)) == [(1, rows[0] | {"at": "2024-05-01"}), (2, rows[1])]
+    errors = []
+    (_, (item,)), = read_format(path, FORMATS["trl"], on_error=errors.append)
+    assert item.labels.values == (1.0, None) and str(errors[0]).startswith(f"{path}:2: field 'labels': must not be null")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="a.parquet:1: cannot be read .*; the file is damaged or truncated"):
+        list(read_rows(path))
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"a.parquet: needs pyarrow to be read; pip install 'jaxprm\[parquet\]'"):
+        list(read_rows(tmp_path / "a.parquet"))
 
 
 def test_problem_index(tmp_path):

@@ -11,6 +11,10 @@ def test_trl(read):
     # TRL's own code cuts 0.7 to 0; here it stays a soft label.
     item, = read("trl", {"prompt": "p", "completions": ["a", "b"], "labels": [0.7, 1]})
     assert item.labels.values == (0.7, 1.0) and item.labels.first_error == -1
+    # UnPRM's rows: steps behind the first error are labelled false, whatever they say.
+    unprm, = read("trl", {"prompt": "p", "answer": "4", "completions": ["a", "b", "c"], "label": [True, False, False]},
+                  after_error="ignore")
+    assert unprm.labels.values == (1.0, 0.0, None) and unprm.solution.problem.answer == "4"
     with pytest.raises(InputError, match="field 'labels': has 1 labels for 2 steps"):
         read("trl", {"prompt": "p", "completions": ["a", "b"], "labels": [1]})
 
@@ -75,22 +79,37 @@ def test_prmbench_counts_from_one_and_judges_behind_errors(read):
 
 
 def test_socratic_prmbench(read):
-    item, = read("socratic-prmbench", {"question": "q", "error_steps": [1], "modified_process": [
-        {"pattern": "Deduction", "text": "a"}, {"pattern": "Regather", "text": "b"}], "idx": 4})
-    assert item.solution.steps == ("a", "b") and item.labels.values == (0.0, 1.0) and item.id == "4"
-    assert read("socratic-prmbench", {"question": "q", "error_steps": [], "process": ["a"]})[0].labels.first_error == -1
+    row = {"modified_question": "q", "modified_process": ["a", "b"], "error_steps": [1], "idx": "set#4", "classification": "x"}
+    item, = read("socratic-prmbench", row)
+    assert item.labels.values == (0.0, 1.0) and item.id == "set#4" and item.solution.problem.meta["classification"] == "x"
+    # All of its solutions hold an error: where none is listed, it is not known where. (PRMBench: there is none.)
+    assert read("socratic-prmbench", row | {"error_steps": []})[0].labels is None
+    with pytest.raises(InputError, match=r"'error_steps\[0\]' = 3: is not the number of one of the 2 steps"):
+        read("socratic-prmbench", row | {"error_steps": [3]})
 
 
 def test_deltabench_has_two_lists_of_wrong_sections(read):
     row = {"id": "d", "question": "q", "answer": "1", "sections": [{"content": "a"}, {"section": "b"}, {"content": "c"}],
-           "idea_error_section_numbers": [3], "error_section_numbers": [2, 3], "evaluation_label": 1}
+           "reason_unuseful_section_numbers": [3], "reason_error_section_numbers": [2, 3], "evaluation_label": 1}
     item, = read("deltabench", row)
     assert item.labels.values == (1.0, 0.0, 0.0) and item.labels.first_error == 1
-    assert item.solution.problem.meta["idea_error_sections"] == [3]
-    nowhere, = read("deltabench", row | {"idea_error_section_numbers": [], "error_section_numbers": []})
+    assert item.solution.problem.meta["unuseful_sections"] == [3]
+    early = {name: value for name, value in row.items() if not name.startswith("reason")}
+    early |= {"idea_error_section_numbers": [], "error_section_numbers": [1]}  # names of the first evaluation code
+    assert read("deltabench", early)[0].labels.first_error == 0
+    nowhere, = read("deltabench", row | {"reason_unuseful_section_numbers": [], "reason_error_section_numbers": []})
     assert nowhere.labels is None  # said to be wrong, but not where
     with pytest.raises(InputError, match="= 4: is not the number of one of the 3 steps"):
-        read("deltabench", row | {"error_section_numbers": [4]})
+        read("deltabench", row | {"reason_error_section_numbers": [4]})
+    # The table that is published has lists as texts, and the sections in one.
+    table = {"id": "d", "question": "q", "sections_content": "section1: a\nsection 9\n\n\nsection2: b\n\nsection3:c",
+             "reason_unuseful_section_numbers": "[]", "reason_error_section_numbers": "[3]"}
+    item, = read("deltabench", table)
+    assert item.solution.steps == ("a\nsection 9", "b", "c") and item.labels.values == (1.0, 1.0, 0.0)
+    with pytest.raises(InputError, match="does not begin with 'section1:'"):
+        read("deltabench", table | {"sections_content": "a"})
+    with pytest.raises(InputError, match="must be a list of numbers"):
+        read("deltabench", table | {"reason_error_section_numbers": "3"})
 
 
 def test_parc_judges_every_step(read):

@@ -10,14 +10,18 @@ from jaxprm.errors import InputError
 
 def test_omegaprm_prefixes_become_solutions_with_the_values_of_their_prefixes(read):
     row = {"question": "q", "final_answer": "4", "reasoning_steps": [
-        {"solution_prefix": "", "mc_value": 0.5}, {"solution_prefix": "a\n\nb", "mc_value": 0.25},
-        {"solution_prefix": "a\n\nb\n\nc", "mc_value": 0.0}, {"solution_prefix": "a\n\nx", "mc_value": 1.0}]}
+        {"solution_prefix": "q", "mc_value": 0.5}, {"solution_prefix": "q\n\na\n\nb", "mc_value": 0.25},
+        {"solution_prefix": "q\n\na\n\nb\n\nc", "mc_value": 0.0}, {"solution_prefix": "a\n\nx", "mc_value": 1.0}]}
     first, second = read("omegaprm", row)
     assert first.solution.steps == ("a", "b", "c") and first.labels.values == (None, 0.25, 0.0)
     assert first.labels.first_error == 2 and second.labels.values == (None, 1.0) and second.labels.first_error is None
     assert first.solution.problem.id == second.solution.problem.id and first.id != second.id
     with pytest.raises(InputError, match=r"field 'reasoning_steps\[0\].mc_value' = 2: must be in \[0, 1\]"):
         read("omegaprm", {"question": "q", "reasoning_steps": [{"solution_prefix": "a", "mc_value": 2}]})
+    states = {"q": "q", "states": [{"state": "a", "mcs": 0.5, "rollout": "a b"}, {"state": "b", "mcs": 0, "rollout": "b"}]}
+    assert [item.labels.values for item in read("omegaprm", states)] == [(0.5,), (0.0,)]  # before OpenR's own conversion
+    with pytest.raises(InputError, match="field 'reasoning_steps': holds a tree, .*the format 'omegaprm-tree' reads it"):
+        read("omegaprm", {"question": "q", "reasoning_steps": {"text": "q"}})
     with pytest.raises(InputError, match="has no prefix with a step"):
         read("omegaprm", {"question": "q", "reasoning_steps": [{"solution_prefix": "", "mc_value": 1}]})
 
@@ -27,10 +31,15 @@ def test_omegaprm_tree_gives_one_solution_per_leaf(read):
         {"text": "a", "mc_value": 0.5, "children": [{"text": "b", "mc_value": 0.0, "children": []},
                                                     {"text": "c", "mc_value": 1}]},
         {"text": "d", "mc_value": None}]}
-    items = read("omegaprm-tree", {"question": "q", "tree": tree})
+    items = read("omegaprm-tree", {"question": "q", "final_answer": "4", "reasoning_steps": tree})
     assert [item.solution.steps for item in items] == [("a", "b"), ("a", "c"), ("d",)]
     assert [item.labels.values for item in items] == [(0.5, 0.0), (0.5, 1.0), (None,)]
     assert [item.labels.first_error for item in items] == [1, -1, None]
+    # A node of several paragraphs has one value, that of its last one.
+    jump = {"text": "q", "mc_value": 0.5, "children": [{"text": "a\n\nb", "mc_value": 0.25, "children": [
+        {"text": "c\n\nd\n\ne", "mc_value": 1.0, "children": []}]}]}
+    item, = read("omegaprm-tree", {"question": "q", "reasoning_steps": jump})
+    assert item.solution.steps == tuple("abcde") and item.labels.values == (None, 0.25, None, None, 1.0)
     deep = {"text": "leaf"}
     for index in range(300):
         deep = {"text": str(index), "mc_value": 1.0, "children": [deep]}

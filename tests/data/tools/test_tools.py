@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxprm.data.arrayrecord import write_solutions
 from jaxprm.data.formats import FORMATS, ReadSettings, WriteSettings, find_writer
 from jaxprm.data.tools import Errors, Source, convert, dedup, mix, overlap, split, statistics, validate
 from jaxprm.data.tools.minhash import MinHash, ngram_hashes
@@ -104,8 +105,10 @@ def test_a_killed_conversion_goes_on(write, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(source(*paths), folder, shard_rows=3, errors=Errors(False))
     assert sorted(path.name for path in folder.iterdir()) == ["00000.jsonl.gz", "00001.jsonl.gz", "convert.json"]
+    (folder / ".00002.jsonl.gz.123.tmp").write_text("what SIGKILL leaves")
     counts = convert(source(*paths), folder, shard_rows=3, errors=Errors(False))
     assert (counts.rows, counts.solutions, counts.left_out, counts.files) == (10, 10, 1, 4)
+    assert len(list(folder.iterdir())) == 5
     for path in whole.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert [item["id"] for path in sorted(folder.glob("*.gz")) for item in rows_of(path)] == [str(index) for index in range(10)]
@@ -117,6 +120,23 @@ def test_a_killed_conversion_goes_on(write, tmp_path, monkeypatch):
     (folder / "convert.json").write_text("{}")
     with pytest.raises(InputError, match="delete the damaged folder"):
         convert(source(*paths), folder, shard_rows=3)
+
+
+def test_record_files_are_read(write, tmp_path):
+    path, records = write("rows.jsonl", [row(1), row(2)]), tmp_path / "rows.arrayrecord"
+    write_solutions(records, [items[0] for _, _, items in source(path).rows()])
+    assert statistics(source(records)) == statistics(source(path))
+    assert convert(source(records), tmp_path / "shards", shard_rows=1).files == 2
+
+
+def test_broken_text_stops_no_tool(write, tmp_path):
+    path = write("rows.jsonl", ['{"problem": "\\ud800 x", "steps": ["a \\udfff"], "labels": [1]}'])
+    assert statistics(source(path)).problems == validate(source(path)).rows == 1
+    split(source(path), tmp_path / "parts", {"all": 1.0})
+    convert(source(path), tmp_path / "out.jsonl")
+    assert dedup(source(path), tmp_path / "unique.jsonl", near=MinHash()).kept == 1
+    for name in ("parts/all.jsonl", "out.jsonl", "unique.jsonl"):
+        assert rows_of(tmp_path / name)[0]["problem"] == "\ud800 x"
 
 
 def test_statistics(write):
@@ -268,6 +288,8 @@ def test_overlap(write, tmp_path):
     for arguments in ({"size": 0}, {"threshold": 0.0}):
         with pytest.raises(InputError):
             overlap(source(path), against, **arguments)
+    with pytest.raises(InputError, match="empty.jsonl: has no problems; is this the right benchmark"):
+        overlap(source(path), source(write("empty.jsonl", [])))
 
 
 def test_mix(write, tmp_path):
