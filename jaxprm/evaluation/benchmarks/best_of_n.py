@@ -14,6 +14,7 @@ from jaxprm.metrics import GroupStatistic
 
 NAMES = {"best": "best", "weighted": "weighted vote", "hybrid_majority": "HMR", "weighted_frequency": "WRF",
          "unanimity_plurality": "unanimity-plurality"}
+COLUMNS = {"best": "PRM best", "weighted vote": "PRM weighted", "majority": "majority", "pass@1": "pass@1", "oracle": "oracle"}
 SUBSETS = 32
 
 
@@ -42,11 +43,11 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
     if pool.answered and pool.probable:
         sizes, curves = _curves(pool, totals["min"], options)
         tables["accuracy against N (min)"] = {
-            str(size): {method: options.interval(pool.statistic(curves[method][place])) for method in METHODS}
+            str(size): {name: options.interval(pool.statistic(curves[method][place])) for name, method in COLUMNS.items()}
             for place, size in enumerate(sizes)}
         axes = "candidates per problem (N)", "share of problems solved", np.array(sizes, np.float64)
         lines = {f"{title} of N (min)": Line(*axes, curves[method].mean(axis=1))
-                 for title, method in (("best", "PRM best"), ("weighted vote", "PRM weighted"))}
+                 for title, method in list(COLUMNS.items())[:2]}
     mixed = pool.correct.any(axis=1) & ~(pool.correct | ~pool.present).all(axis=1)
     settings = {"problems": len(pool.problems), "candidates": [int(pool.sizes.min()), int(pool.sizes.max())],
                 "problems_with_right_and_wrong_candidates": int(mixed.sum()), "consensus": 0.5, "reward_weight": 0.5,

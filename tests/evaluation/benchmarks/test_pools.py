@@ -46,9 +46,9 @@ def test_a_pool_by_hand(small):
     assert result.headline == "best, min" and result.settings["candidates"] == [3, 4]
     assert result.compared.keys() <= result.numbers.keys() and result.compared["best, min"].groups.tolist() == ["p", "q"]
     curve = result.tables["accuracy against N (min)"]
-    assert list(curve) == ["1", "2", "3"] and curve["1"]["PRM best"].mean == pytest.approx(
+    assert list(curve) == ["1", "2", "3"] and curve["1"]["best"].mean == pytest.approx(
         (1 / 4 + 1 / 3) / 2) == curve["1"]["majority"].mean
-    assert curve["3"]["PRM best"].mean == pytest.approx((3 / 4 + 1) / 2)  # three of the four subsets of p hold its best
+    assert curve["3"]["best"].mean == pytest.approx((3 / 4 + 1) / 2)  # three of the four subsets of p hold its best
 
 
 def test_scores_that_are_no_probabilities_and_pools_without_answers(tmp_path, small):

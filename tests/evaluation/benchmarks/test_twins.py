@@ -7,8 +7,9 @@ import pytest
 
 from jaxprm.errors import InputError
 from jaxprm.evaluation.benchmarks import BENCHMARKS, EvaluateOptions, twins
-from jaxprm.evaluation.benchmarks.twins.problems import ARITHMETIC, COUNTDOWN, LONG_ARITHMETIC, PART
-from jaxprm.tasks.arithmetic import read_chain
+from jaxprm.evaluation.benchmarks.twins.problems import ARITHMETIC, COUNTDOWN, LONG_ARITHMETIC, PART, planted
+from jaxprm.records import Problem
+from jaxprm.tasks.arithmetic_text import Line, parse_line
 from jaxprm.tasks.corruptions import PRMBENCH_CLASSES, calculate
 
 PROBLEMS = 9
@@ -68,11 +69,19 @@ def test_subsets_and_classes(made):
     assert any(item.solution.steps != originals[item.meta["original"]] for item in edits["multi_solutions"])
 
 
+def test_errors_that_a_problem_does_not_allow():
+    """No product of a chain that starts at 0 can be dropped; all other problems of a twin keep their edits."""
+    problem = Problem("zero", "Start 0 1) * 2 2) * 3 3) * 4 (mod 7)")
+    assert planted(ARITHMETIC, 0, problem, ["dropped_step"]) is None
+    lines, kind = planted(ARITHMETIC, 0, problem, ["dropped_step", "repeated_step"])
+    assert kind == "repeated_step" and len(lines) == 5
+
+
 def test_programs_are_wrong_exactly_where_an_error_was_planted(made):
     programs = [item for item in made["mr_score"] if item.kind == "coding"]
     for item in programs:
         lines, first = item.solution.steps, item.labels.first_error
-        asked = re.findall(r"\d+\) ([-+*]) (\d+)", item.solution.problem.prompt)
+        asked = re.findall(r"\d\) ([-+*]) (\d)", item.solution.problem.prompt)
         space: dict = {}
         exec("\n".join(lines), space)  # the text is made here
 
@@ -81,9 +90,9 @@ def test_programs_are_wrong_exactly_where_an_error_was_planted(made):
                 x = calculate(x, operator, int(operand), 7)
             return x
 
-        same = all(space["f"](x) == truth(x) for x in range(7))
+        same = all(space["f"](x) == truth(x) for x in range(-50, 50))
         assert same == item.solution.correct == (first < 0)
-        expected = ["def f(x):", *(f"    x = (x {operator} {operand}) % 7" for operator, operand in asked), "    return x"]
+        expected = ["def f(x):", *(f"    x {operator}= {operand}" for operator, operand in asked), "    return x % 7"]
         assert first < 0 or (list(lines[:first]) == expected[:first] and lines[first] != expected[first])
 
 
@@ -98,24 +107,20 @@ def test_sections_hold_the_lines_of_a_solution(made):
 
 
 def test_calls_of_agents_are_wrong_where_their_labels_say_so(made):
-    def right_calls(item):
-        chain = read_chain(item.solution.problem.prompt.split(" Tools:")[0])
-        *lines, answer = chain.lines
-        calls = [f"calculate({line.left} {line.operator} {line.operand} mod 7)" for line in lines]
-        return [*(f"{call} -> {line.result}" for call, line in zip(calls, lines)), f"answer({answer.value})"]
-
     for item in made["agentprocessbench"]:
         calls = [(step, rating) for step, rating in zip(item.solution.steps, item.meta["ratings"])]
-        assert all(step.startswith("read(") == (rating == 0) for step, rating in calls)
-        acted, expected = [pair for pair in calls if pair[1]], right_calls(item)
-        first = next((place for place, (step, _) in enumerate(acted) if expected[place:place + 1] != [step]), None)
+        assert all((rating == 0) == ("=" not in step and ":" not in step) for step, rating in calls)
+        acted, expected = [pair for pair in calls if pair[1]], ARITHMETIC.solve(item.solution.problem)
+        assert all(calculate(line.left, line.operator, line.operand, 7) == line.result  # the calculator never errs
+                   for line in (parse_line(step, "digits") for step, _ in acted) if isinstance(line, Line))
+        first = next((place for place, (step, _) in enumerate(acted) if expected[place:place + 1] != (step,)), None)
         assert [rating for _, rating in acted] == [1 if first is None or place < first else -1 for place in range(len(acted))]
     tasks = {}
     for item in made["webrewardbench"]:
         *history, call = item.solution.steps
-        expected = right_calls(item)
-        place = item.meta["step"]
-        assert history == expected[:place] and (call == expected[place].split(" -> ")[0]) == item.meta["chosen"]
+        expected, place = ARITHMETIC.solve(item.solution.problem), item.meta["step"]
+        assert tuple(history) == expected[:place] and (call == expected[place]) == item.meta["chosen"]
+        assert (ARITHMETIC.judge(item.solution.problem, item.solution.steps).first_error == -1) == item.meta["chosen"]
         tasks.setdefault((item.group, place), []).append(item.meta["chosen"])
     assert all(choice.count(True) == 1 and 2 <= len(choice) <= 5 for choice in tasks.values())
 

@@ -1,13 +1,13 @@
 """Programs by lines with one wrong line: the coding subject of the twin of MR-Score.
 
-A program of the embedded task is a function of one number:
+The problem "Code f(x): x 1) + 5 2) * 3 (mod 7)" asks for
 
     def f(x):
-        x = (x + 5) % 7
-        x = (x * 3) % 7
-        return x
+        x += 5
+        x *= 3
+        return x % 7
 
-The modulus is a prime and no operand is 0 or 1 in it, so every planted error changes what the function returns.
+The modulus is a prime and no operand is 0 or 1 in it, so every planted error changes what the function returns for some number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxprm.tasks.arithmetic import read_chain
 from jaxprm.tasks.base import Stream
 from jaxprm.tasks.corruptions import OPERATORS
 
-ERRORS = ("wrong_operator", "wrong_operand", "wrong_modulus", "dropped_line", "repeated_line")
+ERRORS = ("wrong_operator", "wrong_operand", "dropped_line", "repeated_line", "wrong_modulus")
 
 
 def programs(seed: int, count: int, stream: int) -> list[Item]:
@@ -28,41 +28,38 @@ def programs(seed: int, count: int, stream: int) -> list[Item]:
     for place, (key, problem) in enumerate(problems(ARITHMETIC, seed, count, stream)):
         chain = read_chain(problem.prompt)
         asked = " ".join(f"{number}) {operator} {operand}" for number, (operator, operand) in enumerate(chain.operations, 1))
-        lines = ["def f(x):", *(_line(*operation, chain.modulus) for operation in chain.operations), "    return x"]
+        lines = ["def f(x):", *(_line(*operation) for operation in chain.operations), f"    return x % {chain.modulus}"]
         error, first = None, -1
         if not place % 2:
             draw = Stream(key, "twin/code")
-            error, first = draw.choice(ERRORS), 1 + draw.below(len(chain.operations))
-            lines, first = _planted(draw, lines, error, first, *chain.operations[first - 1], chain.modulus)
-        text = f"Write f(x) that applies {asked} to x, modulo {chain.modulus}, in this order."
+            error = draw.choice(ERRORS)
+            lines, first = _planted(draw, lines, error, chain.operations, chain.modulus)
         values = tuple(None if -1 < first < number else float(number != first) for number in range(len(lines)))
         labels = StepLabels(values, first, "verifier; after_error=ignore")
-        solution = Solution(Problem(problem.id, text), tuple(lines), correct=first < 0, generator="twin")
+        asks = Problem(problem.id, f"Code f(x): x {asked} (mod {chain.modulus})")
+        solution = Solution(asks, tuple(lines), correct=first < 0, generator="twin")
         found.append(Item(f"coding/{place}", problem.id, solution, labels, "coding", {"planted": error}))
     return found
 
 
-def _line(operator: str, operand: int, modulus: int) -> str:
-    return f"    x = (x {operator} {operand}) % {modulus}"
+def _line(operator: str, operand: int) -> str:
+    return f"    x {operator}= {operand}"
 
 
-def _planted(draw: Stream, lines: list[str], error: str, place: int, operator: str, operand: int,
+def _planted(draw: Stream, lines: list[str], error: str, operations: tuple[tuple[str, int], ...],
              modulus: int) -> tuple[list[str], int]:
-    """The program with this error at line ``place``, and where it shows: a repeated line is wrong where it stands again."""
-    before, after = lines[:place], lines[place + 1:]
-    if error == "dropped_line":
-        # Dropping one of two equal lines shows where the second one is missing.
-        while after and after[0] == lines[place]:
-            before, after, place = [*before, after[0]], after[1:], place + 1
-        return before + after, place
-    if error == "repeated_line":
-        while after and after[0] == lines[place]:
-            before, after, place = [*before, lines[place]], after[1:], place + 1
-        return [*before, lines[place], lines[place], *after], place + 1
+    """The program with this error, and the line where it shows."""
+    if error == "wrong_modulus":
+        return [*lines[:-1], f"    return x % {draw.choice((modulus + 1, modulus - 1))}"], len(lines) - 1
+    place = 1 + draw.below(len(operations))
+    operator, operand = operations[place - 1]
+    if error in ("dropped_line", "repeated_line"):
+        while lines[place + 1] == lines[place]:  # of equal lines, the last one is what is missing or too much
+            place += 1
+        kept = lines[:place] if error == "dropped_line" else [*lines[:place + 1], lines[place]]
+        return kept + lines[place + 1:], place + (error == "repeated_line")
     if error == "wrong_operator":
-        others = [_line(other, operand, modulus) for other in OPERATORS if other != operator]
-    elif error == "wrong_operand":
-        others = [_line(operator, other, modulus) for other in range(2, modulus) if other != operand]
+        others = [_line(other, operand) for other in OPERATORS if other != operator]
     else:
-        others = [_line(operator, operand, modulus + shift) for shift in (1, -1)]
-    return [*before, draw.choice(others), *after], place
+        others = [_line(operator, other) for other in range(2, modulus) if other != operand]
+    return [*lines[:place], draw.choice(others), *lines[place + 1:]], place

@@ -51,14 +51,17 @@ def problems(task: EmbeddedTask, seed: int, count: int, stream: int) -> Iterator
             yield key, problem
 
 
-def planted(task: EmbeddedTask, key: Key, problem: Problem, kinds: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The reference solution with one error, and its kind: a random one of ``kinds`` at a random step."""
+def planted(task: EmbeddedTask, key: Key, problem: Problem, kinds: Sequence[str]) -> tuple[tuple[str, ...], str] | None:
+    """The reference solution with one error, and its kind: a random one of ``kinds`` at a random step. None where none of them
+    can be made: no step can be dropped from a chain of products that starts at 0."""
     steps, stream = task.solve(problem), Stream(key, "twin/planted")
-    while True:
-        kind = stream.choice(kinds)
-        found = task.corrupt(stream.below(1 << 32), problem, steps, kind, stream.below(len(steps)))
+    ways = [(kind, step) for kind in kinds for step in range(len(steps))]
+    while ways:
+        kind, step = ways.pop(stream.below(len(ways)))
+        found = task.corrupt(stream.below(1 << 32), problem, steps, kind, step)
         if found is not None:
             return found, kind
+    return None
 
 
 def item(task: EmbeddedTask, id: str, problem: Problem, steps: tuple[str, ...], *, kind: str | None = None,
