@@ -1,5 +1,6 @@
 """Metrics: pure numbers from scores and labels, on the host."""
 
+from jaxprm.metrics.agent_process import AgentProcess, agent_process
 from jaxprm.metrics.bootstrap import (
     GroupStatistic,
     Interval,
@@ -35,9 +36,11 @@ from jaxprm.metrics.processbench import ProcessBench, ThresholdProtocol, process
 from jaxprm.metrics.selective import RiskCoverage, coverage_at_risk, interval_coverage, risk_coverage, selective_accuracy
 from jaxprm.metrics.subsampling import Trials, expected_best_of_n, subsampled_best_of_n
 from jaxprm.metrics.thresholds import Confusion, best_f1_threshold, confusion_at
+from jaxprm.metrics.webreward import WebChoice, WebReward, web_reward
 
 __all__ = [
     "NO_ERROR",
+    "AgentProcess",
     "Calibration",
     "Confusion",
     "Deltabench",
@@ -53,7 +56,10 @@ __all__ = [
     "RiskCoverage",
     "ThresholdProtocol",
     "Trials",
+    "WebChoice",
+    "WebReward",
     "WithinPosition",
+    "agent_process",
     "auroc",
     "auroc_statistic",
     "auroc_within_position",
@@ -88,4 +94,5 @@ __all__ = [
     "statistic_of_rows",
     "statistic_of_sums",
     "subsampled_best_of_n",
+    "web_reward",
 ]

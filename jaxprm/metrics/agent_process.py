@@ -1,4 +1,4 @@
-"""AgentProcessBench (arXiv:2603.14465): three kinds of steps in the traces of agents that use tools.
+"""AgentProcessBench (Fan et al. 2026, arXiv:2603.14465): three kinds of steps in the traces of agents that use tools.
 
 Humans call a step right (1), neutral (0: it explores, and neither helps nor harms) or wrong (-1). The published evaluation
 compares labels; three numbers follow its code. How the score of a reward model becomes one of three labels is not defined

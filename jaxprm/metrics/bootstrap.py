@@ -101,11 +101,13 @@ class GroupStatistic:
     def samples(self, key: int | Sequence[int], resamples: int) -> Float[np.ndarray, " R"]:
         """The number on every resample; kept, so that a paired test after an interval costs nothing."""
         place = (tuple(key) if np.iterable(key) else int(key), resamples)
+        if not len(self.groups):
+            return np.full(resamples, np.nan)
         if place not in self._known:
             draws = _multinomial(len(self.groups), *place)
             # In parts: a statistic of sums over many groups would copy all draws as floats.
             parts = [self.of(part) for part in np.array_split(draws, 8) if len(part)]
-            self._known[place] = np.concatenate(parts) if len(self.groups) else np.full(resamples, np.nan)
+            self._known[place] = np.concatenate(parts)
         return self._known[place]
 
     def interval(self, key: int | Sequence[int], *, resamples: int = 1000, level: float = 0.95) -> Interval:

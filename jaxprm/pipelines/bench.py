@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from jaxprm.scoring.scorer import Row, StepScorer
 
 RESAMPLES = 1000
 RESAMPLING_KEY = 0
-_CHUNK = 1024  # solutions that are scored between two writes to the cache
+_CHUNK = 2**17  # tokens that are scored between two writes to the cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,8 +153,10 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
         benchmark.check(chosen, options.threshold)
         evaluations = {}
         for system in systems:
-            with progress.stage(f"{system.name} on {Path(part.name).name}", len(chosen), "solutions") as stage:
-                values = _score(system, chosen, encoded.get(system.name), given.get(system.name), kept_scores, stage)
+            read = encoded.get(system.name)
+            texts = len(chosen) if read is None else sum(map(len, read))
+            with progress.stage(f"{system.name} on {Path(part.name).name}", texts, "texts") as stage:
+                values = _score(system, chosen, read, given.get(system.name), kept_scores, stage)
             _check_scale(system, values, benchmark, threshold)
             evaluations[system.name] = benchmark.evaluate(chosen, values, dataclasses.replace(options, chosen=system.chosen))
         found[part.name] = {
@@ -298,24 +300,34 @@ def _score(system: _System, items: Sequence[Item], encoded: Sequence[Sequence[Ro
 
 def _score_model(system: _System, encoded: Sequence[Sequence[Row]], cache: ScoreCache | None, stage) -> list[np.ndarray]:
     """Scores from the cache, and from the model what is not there; what was scored stays when the process is killed."""
+    def on_batch(rows: int, tokens: int) -> None:
+        stage.advance(rows, tokens=tokens)
+
     if cache is None:
-        scores = system.model.score_rows(encoded, lambda rows, tokens: stage.advance(0, tokens=tokens))
-        stage.advance(len(encoded))
-        return scores
+        return system.model.score_rows(encoded, on_batch)
     keys = [score_key(system.fingerprint, rows) for rows in encoded]
     known = cache.get(set(keys))
-    stage.advance(sum(key in known for key in keys), cached=str(sum(key in known for key in keys)))
     missing = {key: rows for key, rows in zip(keys, encoded) if key not in known}
-    order = sorted(missing, key=lambda key: max(len(ids) for ids, *_ in missing[key]))
-    times = Counter(keys)
-    for start in range(0, len(order), _CHUNK):
-        part = order[start:start + _CHUNK]
-        new = dict(zip(part, system.model.score_rows([missing[key] for key in part],
-                                                     lambda rows, tokens: stage.advance(0, tokens=tokens))))
+    done = sum(len(rows) for rows in encoded) - sum(len(rows) for rows in missing.values())
+    stage.advance(done, kept=str(done))
+    for part in _chunks(missing):
+        new = dict(zip(part, system.model.score_rows([missing[key] for key in part], on_batch)))
         cache.put({key: row for key, row in new.items() if np.isfinite(row).all()})
         known |= new
-        stage.advance(sum(times[key] for key in part))
     return [known[key] for key in keys]
+
+
+def _chunks(rows: dict[bytes, Sequence[Row]]) -> Iterator[list[bytes]]:
+    """The keys, short solutions first so that few shapes are compiled, in parts of about `_CHUNK` tokens."""
+    part, tokens = [], 0
+    for key in sorted(rows, key=lambda key: max(len(ids) for ids, *_ in rows[key])):
+        part.append(key)
+        tokens += sum(len(ids) for ids, *_ in rows[key])
+        if tokens >= _CHUNK:
+            yield part
+            part, tokens = [], 0
+    if part:
+        yield part
 
 
 def _check_scale(system: _System, scores: Sequence[np.ndarray], benchmark: Benchmark, threshold: str | None) -> None:

@@ -79,8 +79,8 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
 AGENTPROCESSBENCH = Benchmark(
     name="agentprocessbench",
     title="AgentProcessBench",
-    citation="AgentProcessBench 2026, arXiv 2603.14465; huggingface.co/datasets/LulaCola/AgentProcessBench (MIT; evaluation: "
-             "github.com/RUCBM/AgentProcessBench)",
+    citation="Fan et al. 2026, AgentProcessBench, arXiv 2603.14465; huggingface.co/datasets/LulaCola/AgentProcessBench (MIT; "
+             "evaluation: github.com/RUCBM/AgentProcessBench)",
     description="Label every step of a tool-using agent's trace as right, neutral or wrong, and find the first wrong one. A "
                 "reward model of two kinds never says neutral, and misses these steps.",
     data="The data set's JSON lines ({messages, step_labels}), or our own rows with labels 1, 0, -1 or null.",

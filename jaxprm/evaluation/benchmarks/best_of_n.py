@@ -73,7 +73,7 @@ def _curves(pool: Pool, totals: np.ndarray, options: EvaluateOptions) -> tuple[l
 BEST_OF_N = Benchmark(
     name="best_of_n",
     title="Best-of-N over a pool of candidates",
-    citation="Any pool, such as StrictPRMBench's (huggingface.co/staged-benchmark-2026). HMR and WRF: UnPRM, arXiv 2508.01773; "
+    citation="Any pool, such as those of staged-benchmark-2026/StrictPRMBench. HMR and WRF: UnPRM, arXiv 2508.01773; "
              "unanimity-plurality: Ling et al. 2023, arXiv 2306.03872; oracle: Chen et al. 2021, arXiv 2107.03374",
     description="Choose one of N solutions per problem: pass@1, majority, best, weighted votes, HMR, WRF and the oracle, for "
                 "ten aggregations of step scores, and the accuracy against N.",
