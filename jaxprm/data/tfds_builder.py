@@ -20,7 +20,7 @@ from pathlib import Path
 from jaxprm.data import tfds
 from jaxprm.data.formats import ProblemIndex, ReadSettings, find_format, read_format
 from jaxprm.data.formats.base import Format
-from jaxprm.data.formats.containers import OnError
+from jaxprm.data.formats.rows import OnError
 from jaxprm.data.public import PublicSet
 from jaxprm.errors import InputError
 

@@ -18,7 +18,7 @@ from jaxprm.data.formats import (
     trees,
 )
 from jaxprm.data.formats.base import Format, ProblemIndex, ReadSettings, read_format, read_raw
-from jaxprm.data.formats.containers import read_rows
+from jaxprm.data.formats.rows import read_rows
 from jaxprm.data.formats.writers import WRITERS, WriteSettings, Writer
 from jaxprm.errors import InputError
 

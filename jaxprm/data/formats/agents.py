@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from jaxprm.data.formats.base import Format, Row
-from jaxprm.data.formats.fields import Fields
+from jaxprm.data.formats.rows import Fields
 from jaxprm.records import LabeledSolution
 
 

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxprm.data.formats.containers import OnError, read_rows
-from jaxprm.data.formats.fields import Fields
+from jaxprm.data.formats.rows import Fields, OnError, read_rows
 from jaxprm.errors import InputError
 from jaxprm.records import (
     AfterErrorPolicy,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jaxprm.data.formats.base import COMPUTE, Format, Row
-from jaxprm.data.formats.fields import Fields
+from jaxprm.data.formats.rows import Fields
 from jaxprm.records import LabeledSolution
 
 _Step = tuple[str, int | None]  # text, rating

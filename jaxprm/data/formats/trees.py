@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from jaxprm.data.formats.base import COMPUTE, Format, Row
-from jaxprm.data.formats.fields import Fields
+from jaxprm.data.formats.rows import Fields
 from jaxprm.records import LabeledSolution
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n\s*")

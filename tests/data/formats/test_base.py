@@ -105,7 +105,7 @@ def test_containers(tmp_path):
 
 
 def test_long_arrays_are_read_in_pieces(tmp_path, monkeypatch):
-    import jaxprm.data.formats.containers as module
+    import jaxprm.data.formats.rows as module
 
     monkeypatch.setattr(module, "_CHUNK", 7)
     rows = [{"text": "y" * (index % 90), "n": [index, {"m": "ü"}]} for index in range(200)]
