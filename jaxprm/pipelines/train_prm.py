@@ -308,10 +308,12 @@ def _with_recipe(config: TrainPRM, data: TrainingData, split: ReadSplit, encoder
 
 def _recipe(config: TrainPRM, examples: Sequence[Example], items: Sequence[LabeledSolution], encoder: StepEncoder,
             model: _Trained, place: Path, recipe: Recipe, progress: Progress) -> list[Example]:
-    with first_process_first(f"reference {place.name}"):  # an implicit objective leaves a cache on disk
+    # An implicit objective leaves a cache on disk, which the first process fills.
+    implicit = is_implicit(config.objective)
+    with first_process_first(f"reference {place.name}") if implicit else contextlib.nullcontext():
         return recipe_examples(examples, items, encoder, objective=config.objective, head=config.head, recipe=recipe,
                                row_tokens=config.row_tokens, row_steps=config.row_steps, seed=config.seed,
-                               reference=model if is_implicit(config.objective) else None, place=place, progress=progress)
+                               reference=model if implicit else None, place=place, progress=progress)
 
 
 def _evaluator(config: TrainPRM, encoder: StepEncoder, held_out: HeldOut, loss, start: _Trained, directory: RunDirectory,
