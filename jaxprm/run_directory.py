@@ -81,6 +81,8 @@ class RunDirectory:
       path: is created if it does not exist.
       config: the run's config, a dataclass.
       text: the config as the text of a gin file, kept as ``config.gin``.
+      writes: False in all but one of several processes that run together: the directory must be there, and what this one
+        reports is kept in memory.
 
     Attributes:
       path, config_sha256; config: as plain JSON values; resumed: whether an earlier call began this run.
@@ -91,7 +93,7 @@ class RunDirectory:
       InputError: the directory holds another run, or files that are not a run.
     """
 
-    def __init__(self, path: str | os.PathLike, config: Any, text: str | None = None):
+    def __init__(self, path: str | os.PathLike, config: Any, text: str | None = None, *, writes: bool = True):
         self._open(Path(path), config_to_json(config), config_sha256(config), text)
         if self.path.exists() and not self.path.is_dir():
             raise InputError("is not a directory", file=self.path, hint="choose another one with --run")
@@ -102,7 +104,11 @@ class RunDirectory:
             if found != self.config_sha256:
                 raise InputError(f"holds another run (config {str(found)[:12]}, this one is {self.config_sha256[:12]})",
                                  file=self.path, hint="choose another directory with --run, or delete this one")
+            self._remembered = None if writes else self._status()
             return
+        if not writes:
+            raise InputError("is not the run that process 0 has begun", file=self.path,
+                             hint="all processes must see the same files")
         entries = list(self.path.iterdir()) if self.path.is_dir() else []
         begun = ("config.gin", "status.json")  # all that a run killed at this point can leave behind
         if any(entry.name not in begun and entry.suffix != ".tmp" for entry in entries):
@@ -139,6 +145,7 @@ class RunDirectory:
         self.text = json.dumps(config, indent=2, ensure_ascii=False) if text is None else text
         self.metrics, self.checkpoints = path / "metrics.jsonl", path / "checkpoints"
         self.results, self.report = path / "results.json", path / "report.html"
+        self._remembered: dict[str, Any] | None = None  # the status, where it is not written
 
     @property
     def state(self) -> str:
@@ -165,9 +172,14 @@ class RunDirectory:
         self._write_status(self._status() | {"state": "finished"})
 
     def _status(self) -> dict[str, Any]:
+        if self._remembered is not None:
+            return self._remembered
         return _read_json(self.path / "status.json")
 
     def _write_status(self, status: dict[str, Any]) -> None:
+        if self._remembered is not None:
+            self._remembered = status
+            return
         _write_json(self.path / "status.json", status)
 
 

@@ -99,3 +99,16 @@ def test_a_run_killed_while_it_began_can_begin_again(tmp_path):
     (run.path / "config.json").unlink()
     (run.path / ".config.json.123.tmp").touch()
     assert not RunDirectory(tmp_path / "run", Config(), "text").resumed
+
+
+def test_a_process_that_does_not_write_keeps_its_reports_to_itself(tmp_path):
+    config = TrainConfig(3)
+    with pytest.raises(InputError, match="is not the run that process 0 has begun; all processes must see the same files"):
+        RunDirectory(tmp_path / "run", config, writes=False)
+    assert not (tmp_path / "run").exists()
+    first = RunDirectory(tmp_path / "run", config)
+    first.finish("load", rows=4)
+    other = RunDirectory(tmp_path / "run", config, writes=False)
+    other.finish("train", seconds=1.5)
+    assert other.finished("load") == {"rows": 4} and other.finished("train") == {"seconds": 1.5}
+    assert first.stages == {"load": {"rows": 4}} and first.state == other.state == "running"

@@ -99,6 +99,9 @@ def train(
     config: ConfigArgument, run: RunOption = None, gin: GinOption = None,
     profile: Annotated[str | None, typer.Option(metavar="START:COUNT", help=(
         "Trace COUNT steps with JAX's profiler, after START steps of this call, into RUN/profile (view with xprof)."))] = None,
+    distributed: Annotated[str | None, typer.Option(envvar="JAXPRM_DISTRIBUTED", metavar="auto|HOST:PORT,COUNT,INDEX", help=(
+        "Train in several processes, each with this command, the same files and the same RUN: `auto` where the machine says "
+        "how many there are (TPU pods, SLURM), else the address of the first, their number and which this is."))] = None,
 ) -> None:
     """Train a process reward model from step labels.
 
@@ -106,7 +109,13 @@ def train(
     case the same command goes on from the last checkpoint.
 
     Example: `JAXPRM_DATA=../shared/data jaxprm train prm/prm800k --gin.TrainPRM.seed=1`
+
+    Example: `jaxprm train prm/prm800k --gin.TrainPRM.mesh="(-1, 1, 1)" --distributed auto` (on every host)
     """
+    if distributed is not None:
+        from jaxprm.runtime import join_processes
+
+        join_processes(distributed)
     options = {}
     if profile is not None:
         from jaxprm.training.profiling import ProfileWindow
@@ -392,12 +401,17 @@ def _run_config(module: str, root: str, config: str, run: Path | None, overrides
     progress = _prepare()
     import importlib
 
+    import jax
+
     from jaxprm.cli.config import resolve
     from jaxprm.run_directory import RunDirectory
+    from jaxprm.training.processes import first_process_first
 
     pipeline = importlib.import_module(module)
     resolved = resolve(config, overrides or (), getattr(pipeline, root))
-    directory = RunDirectory(run or Path("runs") / resolved.name, resolved.config, resolved.text)
+    with first_process_first("run directory"):
+        directory = RunDirectory(run or Path("runs") / resolved.name, resolved.config, resolved.text,
+                                 writes=jax.process_index() == 0)
     progress.log(f"{'resuming' if directory.resumed else 'starting'} {directory.path} "
                  f"(config {resolved.path}, sha256 {resolved.sha256[:12]})")
     pipeline.run(resolved.config, directory, progress, **(options or {}))

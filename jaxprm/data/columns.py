@@ -30,6 +30,12 @@ _MORE = ("values", "groups", "partners", "step_starts", "reference")
 _FLOATS = ("labels", "weights", "values", "reference")
 
 
+def column_dtypes(more: Sequence[str] = ()) -> dict[str, np.dtype]:
+    """Name -> type in a batch, of the columns that every step example has and of those of ``more``."""
+    names = (*_ALWAYS, "step_mask", *more)
+    return {name: np.dtype(np.float32 if name in _FLOATS else bool if name.endswith("mask") else np.int32) for name in names}
+
+
 def column_names(example: Example) -> tuple[str, ...]:
     """The columns of an example, in the order in which `stack_columns` has them."""
     return (*_ALWAYS, *(name for name in _MORE if name in example))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 
@@ -11,6 +11,7 @@ from jaxprm.errors import InputError
 from jaxprm.models.rope import RopeScaling
 
 Activation = Literal["silu", "gelu_tanh"]
+Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
 AttentionKernel = Literal["blocked", "cudnn", "splash"]
 
@@ -70,7 +71,7 @@ class TransformerConfig:
     output_bias: bool = False
     qk_norm: bool = False
     tie_embeddings: bool = True
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     remat: Remat = "none"
     activation: Activation = "silu"
     mlp_bias: bool = False
@@ -97,10 +98,9 @@ class TransformerConfig:
             value = getattr(self, field)
             if value is not None and value <= 0:
                 raise InputError("must be positive", field=field, value=value)
-        for field, allowed in (("dtype", ("float32", "bfloat16")), ("remat", ("none", "dots", "full")),
-                               ("activation", ("silu", "gelu_tanh")), ("attention", ("blocked", "cudnn", "splash"))):
-            if getattr(self, field) not in allowed:
-                raise InputError(f"must be one of {', '.join(allowed)}", field=field, value=getattr(self, field))
+        for field, allowed in (("dtype", Dtype), ("remat", Remat), ("activation", Activation), ("attention", AttentionKernel)):
+            if getattr(self, field) not in get_args(allowed):
+                raise InputError(f"must be one of {', '.join(get_args(allowed))}", field=field, value=getattr(self, field))
         if self.windows and len(self.windows) != self.layers:
             raise InputError(f"must have one number for each of the {self.layers} layers", field="windows", value=self.windows)
         if any(window < 0 for window in self.windows):

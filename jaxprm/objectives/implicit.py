@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.errors import InputError
 from jaxprm.objectives.loss import Loss
-from jaxprm.objectives.steps import Solutions, across_rows, loss_of, means, solution_sets
+from jaxprm.objectives.steps import Sets, Solutions, across_rows, loss_of, means, solution_sets
 from jaxprm.objectives.validation import check_choice, check_number, check_outputs
 
 
@@ -34,7 +34,7 @@ def implicit_cross_entropy(
     weights: Float[Array, "B S"] | None = None,
     segments: Int[Array, "B S"] | None = None,
 ) -> Loss:
-    """``-y log sigmoid(v) - (1 - y) log sigmoid(-v)`` per response (ImplicitPRM, arXiv:2412.01981, equation 5; PRIME).
+    """``-y log sigmoid(v) - (1 - y) log sigmoid(-v)`` per response (ImplicitPRM, arXiv:2412.01981; PRIME).
 
     Needs no pairs; labels may be soft. The authors' code goes through `BCELoss` on a probability, whose logarithm stops at
     -100; this one does not stop.
@@ -64,6 +64,7 @@ def implicit_dpo(
     *,
     beta: float | Float[Array, ""] = 0.05,
     label_smoothing: float | Float[Array, ""] = 0.0,
+    variant: Literal["pairs", "detached"] = "pairs",
     weights: Float[Array, "B S"] | None = None,
     segments: Int[Array, "B S"] | None = None,
     groups: Int[Array, "B S"] | None = None,
@@ -71,18 +72,23 @@ def implicit_dpo(
     """``-log sigmoid(v_right - v_wrong)`` for every pair of a right and a wrong response to one problem (DPO, Rafailov et al.
     2023, arXiv:2305.18290, equation 7).
 
+      detached   a response for itself: ``-log sigmoid(v - m)`` if it is right, ``-log sigmoid(m - v)`` if it is wrong, with m
+                 the mean value of the responses of the other outcome, through which no gradient goes (PRIME's released code).
+                 Where there is none, m = 0, which is `implicit_cross_entropy`.
+
     Args:
       outputs, labels, mask, weights, segments: see the module; a response is right where its label is at least 0.5, and a
-        pair has the geometric mean of its two weights.
+        pair has the geometric mean of its two weights; means are weighted (our definition).
       beta: positive.
-      label_smoothing: chance e that a pair is the wrong way round, in [0, 0.5]: its loss becomes
+      label_smoothing: chance e that a pair (or a label) is the wrong way round, in [0, 0.5]: its loss becomes
         ``-(1 - e) log sigmoid(d) - e log sigmoid(-d)``.
+      variant: see above.
       groups: which problem each step belongs to; equal numbers are compared wherever they stand in the batch. By default all
         responses of a row answer one problem.
 
     Returns:
-      Loss in nats; its weight is the number of pairs. Metrics, over pairs: `accuracy` (v_right > v_wrong) and `margin`
-      (mean v_right - v_wrong).
+      Loss in nats; its weight is the number of pairs, or of responses (detached). Metrics, over the same: `accuracy` (v_right >
+      v_wrong, or on the right side of m) and `margin` (mean d).
 
     Raises:
       InputError: a hyperparameter out of range.
@@ -90,14 +96,22 @@ def implicit_dpo(
     check_outputs(outputs, 1, "implicit_dpo")
     check_number("beta", beta, 0, closed="neither")
     check_number("label_smoothing", label_smoothing, 0, 0.5)
+    check_choice("variant", variant, ("pairs", "detached"))
     responses = Solutions.read(outputs, labels, mask, weights, segments)
     sets, v, y, weight = across_rows(groups, None, beta * responses.values, responses.labels, responses.weights)
-    root = jnp.sqrt(weight)
-    pairs = sets.together & (y >= 0.5)[:, :, None] & (y < 0.5)[:, None, :]
-    pair_weights = jnp.where(pairs, root[:, :, None] * root[:, None, :], 0)
-    lead = v[:, :, None] - v[:, None, :]
+    right = y >= 0.5
+    if variant == "pairs":
+        root = jnp.sqrt(weight)
+        pairs = sets.together & right[:, :, None] & ~right[:, None, :]
+        counted = jnp.where(pairs, root[:, :, None] * root[:, None, :], 0)
+        lead = v[:, :, None] - v[:, None, :]
+    else:
+        counted = weight
+        of_right, of_wrong = (_mean_of(sets, v, weight * side) for side in (right, ~right))
+        other = jax.lax.stop_gradient(jnp.where(right, of_wrong, of_right))
+        lead = jnp.where(right, v - other, other - v)
     terms = -(1 - label_smoothing) * jax.nn.log_sigmoid(lead) - label_smoothing * jax.nn.log_sigmoid(-lead)
-    return loss_of(terms, pair_weights, accuracy=lead > 0, margin=lead)
+    return loss_of(terms, counted, accuracy=lead > 0, margin=lead)
 
 
 def implicit_kto(
@@ -114,7 +128,7 @@ def implicit_kto(
     segments: Int[Array, "B S"] | None = None,
 ) -> Loss:
     """A right response should be worth more, a wrong one less, than a reference point (KTO, Ethayarajh et al. 2024,
-    arXiv:2402.01306, equation 8).
+    arXiv:2402.01306).
 
       right    desirable_weight (1 - sigmoid(v - beta z))
       wrong    undesirable_weight (1 - sigmoid(beta z - v))
@@ -177,7 +191,7 @@ def implicit_nca(
     segments: Int[Array, "B S"] | None = None,
     groups: Int[Array, "B S"] | None = None,
 ) -> Loss:
-    """Noise-contrastive alignment (NCA, Chen et al. 2024, arXiv:2402.05369, equation 11; written from the paper: the implicit
+    """Noise-contrastive alignment (NCA, Chen et al. 2024, arXiv:2402.05369; written from the paper: the implicit
     PRM's authors report NCA but released no code of it).
 
       loss of a problem = - sum_i t_i log sigmoid(v_i) - (1 / n) sum_i log sigmoid(-v_i),    t = softmax(labels / temperature)
@@ -224,7 +238,7 @@ def implicit_step_rewards(
     kind: Literal["single", "accumulative"] = "single",
     segments: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "B S"]:
-    """Rewards of single steps from the log-ratios that they sum up (ImplicitPRM, arXiv:2412.01981, section 3).
+    """Rewards of single steps from the log-ratios that they sum up (ImplicitPRM, arXiv:2412.01981).
 
     Args:
       log_ratios: sum of (log policy - log reference) over the tokens of each step, in nats; read only where `mask`.
@@ -247,3 +261,8 @@ def implicit_step_rewards(
 
 def _batch_mean(x: Float[Array, "B S"], weights: Float[Array, "B S"]) -> Float[Array, ""]:
     return jnp.sum(weights * x) / jnp.maximum(jnp.sum(weights), jnp.finfo(jnp.float32).tiny)
+
+
+def _mean_of(sets: Sets, x: Float[Array, "G N"], weights: Float[Array, "G N"]) -> Float[Array, "G N"]:
+    """Weighted mean over the set of each place; 0 where nothing has a weight."""
+    return sets.total(weights * x) / jnp.maximum(sets.total(weights), jnp.finfo(jnp.float32).tiny)

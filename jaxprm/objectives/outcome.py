@@ -83,7 +83,7 @@ def self_supervised(
 
       weight of a step = positive_weight (n_- + 1) / n  if its outcome is right,  (n_+ + 1) / n  if it is wrong
 
-    The authors scale the gradient into the policy by 1e-4; that belongs to the model, not to the loss.
+    The authors scale the gradient into the policy by 1e-4, which is ``backbone_gradient`` of `jaxprm.training.step_loss`.
 
     Args:
       outputs: `[B, S, 1]`, the logit of "the step is right".

@@ -115,8 +115,9 @@ def preference_pairs(
       per_side: most steps taken on each side, at least 1.
       gap: smallest difference of two labels of a pair, in [0, 1]; 0.25 is the released 0.5 on the scale from -1 to 1.
       distill_scale: if given, a pair's loss is ``(s_p - s_n - distill_scale (label_p - label_n))^2`` instead: the labels
-        say by how much the better step leads, not only that it does (distilled pairs, Fisch et al. 2024, arXiv:2405.19316,
-        with steps in place of answers).
+        say by how much the better step leads, not only that it does. (After the squared loss by which Fisch et al. 2024,
+        arXiv:2405.19316, distil a reward model into a policy: differences of rewards and of log-ratios of two answers there,
+        of labels and of scores of two steps here. That it replaces rStar-Math's loss is our choice.)
       weights: weight of each step, as in `pairwise_ranking`.
       segments, groups: as in `pairwise_ranking`.
 

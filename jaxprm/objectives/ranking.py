@@ -34,7 +34,7 @@ def pqm_ranking(
     This is the `rank` loss of the authors' code in log-sum-exp form (so that no Q overflows) and without the 1e-5 which
     that code adds to each denominator. Wrong steps are not ranked among themselves. The variants:
 
-      theory        wrong steps rank above the wrong steps after them too, as the paper's theorem orders them (equation 8):
+      theory        wrong steps rank above the wrong steps after them too, as the paper's theorem orders them:
                     another term ``log(sum_{i in W, i >= t} exp(Q_i)) - Q_t`` for each t in W but the last. The authors'
                     `theory_rank` counts exp(Q_t) of a right step twice from the second step of a row on, divides the terms
                     of right steps and anchor by one step more than there are, and depends on padding; here each

@@ -107,7 +107,7 @@ def symmetric_cross_entropy(
     weights: Float[Array, "B S"] | None = None,
     segments: Int[Array, "B S"] | None = None,
 ) -> Loss:
-    """Cross-entropy and its mirror image (Wang et al. 2019, arXiv:1908.06112, equations 5 and 7), for noisy labels.
+    """Cross-entropy and its mirror image (Wang et al. 2019, arXiv:1908.06112), for noisy labels.
 
       loss = alpha * CE(label, p) + beta * CE(p, label),     CE(p, label) = - sum_k p_k max(log label_k, log_zero)
 

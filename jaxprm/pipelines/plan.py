@@ -11,20 +11,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
+from jaxprm.data.columns import column_dtypes
 from jaxprm.errors import InputError
 from jaxprm.hub.directory import read_architecture
 from jaxprm.models.config import TransformerConfig
+from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.sharding import abstract_mesh, mesh_sizes
-from jaxprm.objectives import STEP_OBJECTIVES
+from jaxprm.models.transformer import LanguageModel
+from jaxprm.pipelines.prm_recipe import Recipe, is_implicit, loss_of, more_columns, untrained
 from jaxprm.pipelines.train_prm import TrainPRM
-from jaxprm.training import OptimizerConfig, TrainConfig, step_loss
+from jaxprm.training import LoraConfig, OptimizerConfig, TrainConfig
+from jaxprm.training.losses import LossFunction
 from jaxprm.training.memory import StepMemory, step_flops, step_memory
+from jaxprm.training.optimizer import is_head
 
 USABLE = 0.9  # share of a device's memory that a plan may fill
 UTILISATION = 0.4  # share of a device's peak that times assume
@@ -54,10 +59,10 @@ MODELS = {"1.5B": TransformerConfig(151936, 1536, 28, 12, 2, mlp_dim=8960, **_QW
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What decides about memory: architecture, head, objective, optimiser, shape of a batch, mesh.
+    """What decides about memory: architecture, objective and what it reads, optimiser, shape of a batch, mesh.
 
     Attributes:
-      model, head, objective, hyperparameters, training: as in `TrainPRM`.
+      model, head, objective, hyperparameters, recipe, training: as in `TrainPRM`.
       rows, tokens, steps: of a batch: B, T, S.
       devices: how many there are.
       mesh: sizes of (data, fsdp, tensor).
@@ -66,7 +71,8 @@ class Setup:
     model: TransformerConfig
     head: HeadConfig = HeadConfig()
     objective: str = "binary_cross_entropy"
-    hyperparameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: Recipe = Recipe()
     training: TrainConfig = TrainConfig()
     rows: int = 1
     tokens: int = 4096
@@ -75,19 +81,48 @@ class Setup:
     mesh: tuple[int, int, int] = (1, 1, 1)
 
     def memory(self) -> StepMemory:
-        """Raises InputError if the mesh divides the devices, the rows, or a parameter badly."""
+        """Of the stage that needs most. Raises InputError if the mesh divides the devices, the rows, or a parameter badly."""
+        return max((memory for _, memory in self.stages()), key=lambda memory: memory.total)
+
+    def stages(self) -> list[tuple[str, StepMemory]]:
+        """What is trained, in words, and its memory: two stages if the backbone is frozen at first."""
+        frozen, steps = min(self.training.optimizer.freeze_backbone_steps, self.training.steps), self.training.steps
+        stages = [(f"steps 1 to {frozen:,}, the head alone", is_head)] if frozen else []
+        stages += [(f"steps {frozen + 1:,} to {steps:,}, everything", None)] if frozen < steps else []
         mesh = None if self.devices == 1 else abstract_mesh(self.mesh, self.devices)
-        loss = step_loss(STEP_OBJECTIVES[self.objective], **self.hyperparameters)
-        return step_memory(lambda model: RewardModel(model, self.head, rngs=nnx.Rngs(0)), self.model, loss,
-                           self.training.optimizer.build(self.training.steps), self.batch(), mesh)
+        return [(name, step_memory(self.build, self.model, self.loss(), self.training, self.batch(), mesh,
+                                   vocabulary=self.vocabulary, only=only)) for name, only in stages]
+
+    def flops(self) -> dict[str, float]:
+        """Operations of a step of the last stage, see `step_flops`."""
+        head_alone = self.training.optimizer.freeze_backbone_steps >= self.training.steps
+        return step_flops(self.model, self.rows, self.tokens, vocabulary=self.vocabulary,
+                          frozen_weights=self.training.lora is not None, head_alone=head_alone)
+
+    @property
+    def vocabulary(self) -> bool:
+        """Whether the loss reads next-token logits."""
+        return is_implicit(self.objective) or self.recipe.language_model_weight > 0
+
+    def build(self, architecture: TransformerConfig) -> RewardModel | LanguageModel:
+        """The model that is trained, of this architecture."""
+        # Which two tokens a head of label marks reads is known to the tokenizer; any two cost the same.
+        head = dataclasses.replace(self.head, rows=(0, 1)) if self.recipe.label_marks else self.head
+        return untrained(architecture, self.objective, head, self.recipe, jax.random.key(0))
+
+    def loss(self) -> LossFunction:
+        """The loss function; its constants (`ensemble_anchor` holds the head's first parameters) are zeros."""
+        model = jax.eval_shape(lambda: self.build(self.model))
+        values = {name: np.zeros(value.shape, value.dtype) if is_head(name) else value
+                  for name, value in parameters(model).items()}
+        return loss_of(with_parameters(model, values), self.objective, self.hyperparameters, self.recipe)
 
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the arrays of `StepBatch`."""
+        """Of the arrays of `StepBatch` that the objective reads."""
         per_token = dict.fromkeys(("tokens", "positions", "segment_ids"), np.int32)
-        per_step = {"step_ends": np.int32, "step_mask": np.bool_, "labels": np.float32, "label_mask": np.bool_,
-                    "weights": np.float32}
+        columns = column_dtypes(more_columns(self.objective, self.head, self.recipe))
         return {name: jax.ShapeDtypeStruct((self.rows, size), dtype)
-                for size, fields in ((self.tokens, per_token), (self.steps, per_step)) for name, dtype in fields.items()}
+                for size, fields in ((self.tokens, per_token), (self.steps, columns)) for name, dtype in fields.items()}
 
 
 def setup(config: TrainPRM, devices: int, mesh: tuple[int, int, int] | None = None) -> Setup:
@@ -103,13 +138,12 @@ def setup(config: TrainPRM, devices: int, mesh: tuple[int, int, int] | None = No
     """
     if devices < 1:
         raise InputError("must be at least 1", field="devices", value=devices)
-    model = config.model if config.initial_model is None else read_architecture(config.initial_model)
-    if config.row_tokens > model.context:
-        raise InputError(f"is more than the initial model's context {model.context}", field="row_tokens",
-                         value=config.row_tokens)
+    model = config.model
+    if config.initial_model is not None:
+        model = config.initial_architecture(read_architecture(config.initial_model))
     sizes = mesh_sizes(mesh or config.mesh or (1, devices, 1), devices)
-    return Setup(model, config.head, config.objective, config.hyperparameters, config.training, config.batch_rows,
-                 config.row_tokens, config.row_steps, devices, sizes)
+    return Setup(model, config.head, config.objective, config.hyperparameters, config.recipe, config.training,
+                 config.batch_rows, config.row_tokens, config.row_steps, devices, sizes)
 
 
 def find_device(name: str) -> Device:
@@ -131,13 +165,20 @@ def describe(plan: Setup, device: str | None = None) -> Iterator[tuple[str, str]
     """
     names = list(DEVICES) if device is None else [device]
     devices = [find_device(name) for name in names]
-    memory, flops = plan.memory(), step_flops(plan.model, plan.rows, plan.tokens)
+    stages, flops = plan.stages(), plan.flops()
+    name, memory = max(stages, key=lambda stage: stage[1].total)
     yield "mesh", f"{plan.devices} device(s): data {plan.mesh[0]}, fsdp {plan.mesh[1]}, tensor {plan.mesh[2]}"
-    yield "batch", f"{plan.rows} rows of {plan.tokens:,} tokens, remat {plan.model.remat}, {plan.model.dtype}"
-    yield "", "per device:"
-    for name, value in dataclasses.asdict(memory).items():
-        yield f"  {name}", _readable(value)
+    yield "model", f"{plan.model.dtype}, remat {plan.model.remat}, attention {plan.model.attention}"
+    yield "trained", ", ".join(_trained(plan))
+    parts = f", in {plan.training.accumulate} parts" if plan.training.accumulate > 1 else ""
+    yield "batch", f"{plan.rows} rows of {plan.tokens:,} tokens{parts}"
+    yield "", "per device:" if len(stages) == 1 else f"per device, {name}:"
+    for part, value in dataclasses.asdict(memory).items():
+        yield f"  {part}", _readable(value)
     yield "  total", _readable(memory.total)
+    for other, value in stages:
+        if other != name:
+            yield "", f"{other}: {_readable(value.total)}"
     yield "operations", (f"{sum(flops.values()):.3g} per step: {flops['matmul']:.3g} in matrix products, "
                          f"{flops['attention']:.3g} in attention (at most), {flops['recomputed']:.3g} recomputed")
     for name, each in zip(names, devices):
@@ -148,8 +189,21 @@ def describe(plan: Setup, device: str | None = None) -> Iterator[tuple[str, str]
                              f"{seconds:.3g} s per step at {UTILISATION:.0%} of its bfloat16 peak)")
 
 
+def _trained(plan: Setup) -> Iterator[str]:
+    training = plan.training
+    yield plan.objective
+    if is_implicit(plan.objective):
+        yield "a language model without a head; the reference is read from disk, as a number per step"
+    if training.lora is not None:
+        yield f"adapters of rank {training.lora.rank} on {', '.join(training.lora.targets)}"
+    if training.ema:
+        yield f"a moving average of {training.ema:g}"
+    yield training.optimizer.rule
+
+
 def suggestion(plan: Setup, memory: StepMemory, device: Device) -> str:
-    """What to change so that a plan that does not fit does: remat, then mesh, then less to train, then more devices."""
+    """What to change so that a plan that does not fit does: remat, then mesh, then micro-batches, then less to train, then more
+    devices."""
     room = USABLE * device.memory
     if plan.model.remat != "full":
         plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, remat="full"))
@@ -161,10 +215,16 @@ def suggestion(plan: Setup, memory: StepMemory, device: Device) -> str:
         with_mesh = other.memory()
         if with_mesh.total <= room:
             return f'remat = "full" with mesh = {sizes} takes {_readable(with_mesh.total)}'
-    frozen = memory.weights + memory.batch + memory.activations + memory.working
-    if frozen <= room:
-        return f'LoRA with remat = "full" takes a little more than {_readable(frozen)}'
-    whole = (memory.weights + memory.optimizer + memory.gradients) * plan.devices
+    parts = plan.training.accumulate
+    while plan.rows // (plan.mesh[0] * plan.mesh[1]) % (parts := 2 * parts) == 0:
+        divided = dataclasses.replace(plan, training=dataclasses.replace(plan.training, accumulate=parts)).memory()
+        if divided.total <= room:
+            return f'accumulate = {parts} with remat = "full" takes {_readable(divided.total)}'
+    if plan.training.lora is None:
+        adapted = dataclasses.replace(plan, training=dataclasses.replace(plan.training, lora=LoraConfig())).memory()
+        if adapted.total <= room:
+            return f'LoRA of rank {LoraConfig().rank} with remat = "full" takes {_readable(adapted.total)}'
+    whole = (memory.total - memory.batch - memory.activations - memory.working) * plan.devices
     return f"weights, gradients and optimiser alone need {math.ceil(whole / room)} devices with fsdp, even before activations"
 
 
@@ -188,7 +248,7 @@ def table() -> Iterator[str]:
         for size, model in MODELS.items():
             plan = Setup(model, training=TrainConfig(optimizer=OptimizerConfig()), rows=devices, devices=devices,
                          mesh=(1, devices, 1))
-            memory, flops = plan.memory(), step_flops(model, plan.rows, plan.tokens)
+            memory, flops = plan.memory(), plan.flops()
             fits = memory.total <= USABLE * device.memory
             cells = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.working, memory.total)
             seconds = sum(flops.values()) / (devices * device.flops * UTILISATION)

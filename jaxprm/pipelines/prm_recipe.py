@@ -48,6 +48,7 @@ class Recipe:
       label_marks: for a head of kind lm_rows: the two tokens (wrong, right) whose rows it reads.
       window_share: share of the solutions of which a copy with two steps merged is learnt too, see `merged_windows`.
       keep_policy: keep the output matrix, so that the model stays a policy as well (`PolicyRewardModel`).
+      backbone_gradient: factor on the gradient that the objective sends into the backbone, see `step_loss`.
     """
 
     labels: Literal["steps", "outcome"] = "steps"
@@ -57,6 +58,7 @@ class Recipe:
     label_marks: tuple[str, ...] = ()
     window_share: float = 0.0
     keep_policy: bool = False
+    backbone_gradient: float = 1.0
 
     def __post_init__(self):
         if self.labels not in ("steps", "outcome"):
@@ -68,8 +70,9 @@ class Recipe:
                 raise InputError("must not be negative", field=field, value=getattr(self, field))
         if self.label_marks and (len(self.label_marks) != 2 or self.label_marks[0] == self.label_marks[1]):
             raise InputError("must be two tokens, wrong before right", field="label_marks", value=self.label_marks)
-        if not 0 <= self.window_share <= 1:
-            raise InputError("must be in [0, 1]", field="window_share", value=self.window_share)
+        for field in ("window_share", "backbone_gradient"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise InputError("must be in [0, 1]", field=field, value=getattr(self, field))
 
 
 def is_implicit(objective: str) -> bool:
@@ -79,7 +82,7 @@ def is_implicit(objective: str) -> bool:
 
 def is_plain(objective: str, head: HeadConfig, recipe: Recipe) -> bool:
     """Whether training reads nothing but single solutions with the labels of their steps."""
-    plain = dataclasses.replace(recipe, label_marks=(), keep_policy=False)
+    plain = dataclasses.replace(recipe, label_marks=(), keep_policy=False, backbone_gradient=1.0)
     return plain == Recipe() and head.direction == "forward" and not is_implicit(objective)
 
 
@@ -104,8 +107,8 @@ def check_recipe(objective: str, hyperparameters: Mapping[str, Any], head: HeadC
                              value=None)
         if head != HeadConfig():
             raise InputError(f"{objective} trains a language model, which has no head", field="head.kind", value=head.kind)
-        for field in ("language_model_weight", "window_share", "keep_policy"):
-            if getattr(recipe, field):
+        for field in ("language_model_weight", "window_share", "keep_policy", "backbone_gradient"):
+            if getattr(recipe, field) != getattr(Recipe(), field):
                 raise InputError(f"is of no use to {objective}", field=f"recipe.{field}", value=getattr(recipe, field))
         if recipe.labels != "outcome":
             raise InputError(f"must be outcome: {objective} learns from whole responses", field="recipe.labels",
@@ -180,7 +183,7 @@ def loss_of(model: RewardModel | LanguageModel, objective: str, hyperparameters:
     if objective == "quantile":
         hyperparameters.setdefault("levels", model.head.config.levels)
     return step_loss(function, language_model=recipe.language_model_weight, value_weight=recipe.value_weight, anchor=anchor,
-                     **hyperparameters)
+                     backbone_gradient=recipe.backbone_gradient, **hyperparameters)
 
 
 def scoring_model(model: RewardModel | LanguageModel, start: RewardModel | LanguageModel, objective: str,
@@ -201,10 +204,12 @@ def probabilities(model: RewardModel | ImplicitModel, scores: Sequence[np.ndarra
     return list(scores)
 
 
-def changes_examples(objective: str, head: HeadConfig, recipe: Recipe) -> bool:
-    """Whether `recipe_examples` does anything; if not, plain examples of steps and labels are all that is read."""
-    plain = Recipe(label_marks=recipe.label_marks, keep_policy=recipe.keep_policy)
-    return is_implicit(objective) or head.direction != "forward" or recipe != plain
+def more_columns(objective: str, head: HeadConfig, recipe: Recipe) -> list[str]:
+    """The columns that `recipe_examples` adds to those that every step example has."""
+    implicit = is_implicit(objective)
+    wanted = {"values": recipe.value_weight is not None, "step_starts": recipe.language_model_weight or implicit,
+              "reference": implicit, "partners": head.direction != "forward", "groups": recipe.siblings != "solution"}
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
 
 def recipe_examples(examples: Sequence[Example], items: Sequence[LabeledSolution], encoder: StepEncoder, *, objective: str,
@@ -224,7 +229,7 @@ def recipe_examples(examples: Sequence[Example], items: Sequence[LabeledSolution
       progress: to report to.
       numbers: of the groups so far, where several parts are read into one data set; it is added to.
     """
-    if not changes_examples(objective, head, recipe):
+    if is_plain(objective, head, recipe):
         return list(examples)
     examples, items = [dict(example) for example in examples], list(items)
     for index, window in merged_windows(items, recipe.window_share, (seed, 7)) if recipe.window_share else ():

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from jaxprm.evaluation.results import number, to_json
 from jaxprm.evaluation.steps import StepEvaluation, StepPredictions, evaluate_steps
 from jaxprm.hub.directory import LoadedModel, load_language_model, load_reward_model, read_config, save_model
 from jaxprm.metrics import best_threshold
-from jaxprm.models.config import TransformerConfig
+from jaxprm.models.config import AttentionKernel, Dtype, Remat, TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
 from jaxprm.models.reward_model import HeadConfig, RewardModel
 from jaxprm.models.sharding import make_mesh
@@ -47,6 +47,7 @@ from jaxprm.scoring.scorer import StepScorer
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from jaxprm.training import ProfileWindow, TrainConfig, fit, on_one_device
+from jaxprm.training.processes import first_process_first, share_of_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,8 @@ class TrainPRM:
       model: architecture of a model from scratch. Its ``vocab_size`` is the size of the tokenizer that is trained.
       initial_model: model directory (reward or language model) to start from instead; architecture, tokenizer and step
         format come from there.
+      dtype, remat, attention: how ``initial_model`` is computed, see `TransformerConfig`; None = as it was saved, with the
+        attention kernel that runs everywhere. (With ``model`` they stand there.)
       tokenizer: tokenizer file or directory to use with ``model``; None trains one on the training problems.
       step_format: how text becomes tokens with ``model``; its ``neutral`` must be that of ``data``.
       head: what stands behind a step score.
@@ -81,6 +84,9 @@ class TrainPRM:
     data: SolutionFiles
     model: TransformerConfig | None = None
     initial_model: str | None = None
+    dtype: Dtype | None = None
+    remat: Remat | None = None
+    attention: AttentionKernel | None = None
     tokenizer: str | None = None
     step_format: StepFormat | None = None
     head: HeadConfig = HeadConfig()
@@ -104,6 +110,13 @@ class TrainPRM:
         for field in ("tokenizer", "step_format"):
             if self.initial_model is not None and getattr(self, field) is not None:
                 raise InputError("comes from initial_model", field=field, value=getattr(self, field))
+        for field, known in (("dtype", Dtype), ("remat", Remat), ("attention", AttentionKernel)):
+            value = getattr(self, field)
+            if value is not None and self.initial_model is None:
+                raise InputError("says how initial_model is computed, but there is none", field=field, value=value,
+                                 hint=f"set {field} of the model")
+            if value is not None and value not in get_args(known):
+                raise InputError(f"must be one of {', '.join(get_args(known))}", field=field, value=value)
         if self.encoded is not None and self.tokenizer is None and self.initial_model is None:
             raise InputError("needs a tokenizer that exists", field="encoded", value=self.encoded,
                              hint="set tokenizer, e.g. to RUN/tokenizer of an earlier run, or initial_model")
@@ -129,10 +142,25 @@ class TrainPRM:
             raise InputError("must be in [0, 2**32)", field="seed", value=self.seed)
 
 
+    def initial_architecture(self, saved: TransformerConfig) -> TransformerConfig:
+        """The architecture that an initial model has in this run.
+
+        Raises:
+          InputError: a row is longer than its context, or the attention kernel does not suit it.
+        """
+        chosen = {field: getattr(self, field) for field in ("dtype", "remat", "attention") if getattr(self, field) is not None}
+        architecture = dataclasses.replace(saved, **chosen)
+        if architecture.context < self.row_tokens:
+            raise InputError(f"is more than the initial model's context {architecture.context}", field="row_tokens",
+                             value=self.row_tokens)
+        return architecture
+
+
 def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: ProfileWindow | None = None) -> None:
     """Trains into a run directory: ``model/`` (see `jaxprm.hub`), ``metrics.jsonl``, ``results.json``, ``report.html``.
 
-    ``profile``: steps of training to trace.
+    Several processes (`jaxprm.runtime.join_processes`) call it together, on the same files: each reads its share of the rows
+    of every batch, all evaluate the same, the first one writes. ``profile``: steps of training to trace.
 
     Raises:
       InputError: bad input, with file, row, field and value where they are known.
@@ -140,9 +168,13 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
     if directory.state == "finished":
         progress.log(f"{directory.path}: finished already")
         return
-    if jax.process_count() > 1:
-        raise InputError("this command trains in one process", field="processes", value=jax.process_count(),
-                         hint="for several call jaxprm.training.fit with StepDataset(process_index=..., process_count=...)")
+    mesh = None if config.mesh is None else make_mesh(*config.mesh)
+    share, shares = share_of_rows(mesh)
+    if config.batch_rows % shares:
+        raise InputError(f"is not a multiple of the {shares} processes that share a batch", field="batch_rows",
+                         value=config.batch_rows)
+    shape = {"row_tokens": config.row_tokens, "row_steps": config.row_steps, "batch_rows": config.batch_rows // shares,
+             "seed": config.seed, "overlong": config.overlong, "process_index": share, "process_count": shares}
     clock = _Clock(directory)
     with clock.stage("load"):
         files = files_sha256(config.data)
@@ -155,18 +187,16 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
         if split is not None:
             data = encode_split(split, encoder, config.data, config.count_prefixes_once)
         else:
-            data = stored_split(Path(config.encoded), encoder, config.data, files, config.held_out,
-                                config.count_prefixes_once, progress)
+            with first_process_first("encoded examples"):
+                data = stored_split(Path(config.encoded), encoder, config.data, files, config.held_out,
+                                    config.count_prefixes_once, progress)
             progress.log(_read(data.counts, sum(len(part.examples) for part in data.parts), len(data.held_out)))
-        dataset = StepDataset(data.parts, row_tokens=config.row_tokens, row_steps=config.row_steps,
-                              batch_rows=config.batch_rows, seed=config.seed, overlong=config.overlong)
+        dataset = StepDataset(data.parts, **shape)
         held_out = data.fitting(config.row_tokens, config.row_steps, config.overlong)
         counts = describe(data, dataset, held_out, row_tokens=config.row_tokens, row_steps=config.row_steps,
                           batch_rows=config.batch_rows, steps=config.training.steps)
         if not is_plain(config.objective, config.head, config.recipe):
-            dataset = StepDataset(_with_recipe(config, data, split, encoder, model, directory, progress),
-                                  row_tokens=config.row_tokens, row_steps=config.row_steps, batch_rows=config.batch_rows,
-                                  seed=config.seed, overlong=config.overlong)
+            dataset = StepDataset(_with_recipe(config, data, split, encoder, model, directory, progress), **shape)
     counts["held_out"] = dataclasses.asdict(label_statistics(held_out.items))
     directory.finish("data", **counts)
     progress.log(f"{counts['overlong']:,} solutions longer than a row: {counts['truncated']:,} cut, {counts['dropped']:,} left "
@@ -177,10 +207,12 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
 
     identity = {"config": directory.config_sha256, "tokenizer": encoder.tokenizer.fingerprint,
                 "data": config_sha256(files)}
+    if shares > 1:  # each process keeps its own place in its own share of the data
+        identity["shares"] = shares
     loss = loss_of(model, config.objective, config.hyperparameters, config.recipe)
     with clock.stage("train"):
         trained = fit(model, loss, dataset, config.training, directory.path, run=identity, name="train the PRM",
-                      progress=progress, mesh=None if config.mesh is None else make_mesh(*config.mesh),
+                      progress=progress, mesh=mesh,
                       evaluate=_evaluator(config, encoder, held_out, loss, model, directory, progress), profile=profile,
                       about={"config_text": directory.text, "step_format": json.dumps(dataclasses.asdict(encoder.format))})
         trained = with_parameters(trained, on_one_device(parameters(trained)))
@@ -191,6 +223,8 @@ def run(config: TrainPRM, directory: RunDirectory, progress: Progress, profile: 
             "objective": config.objective, "recipe": dataclasses.asdict(config.recipe),
             "config_sha256": directory.config_sha256, "held_out": config.held_out,
             "threshold": None if threshold is None else {"value": threshold, "chosen_on": report.HELD_OUT}}
+    if jax.process_index():
+        return  # the first process writes what all have computed
     save_model(directory.path / "model", model, encoder, info)
     _finish(directory, config, info, evaluation, held_out, scores, clock.seconds, progress)
 
@@ -216,13 +250,11 @@ def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) ->
 
     kind = read_config(config.initial_model).get("kind")
     loaded: LoadedModel = (load_language_model if kind == "language_model" else load_reward_model)(config.initial_model)
-    if loaded.model.config.context < config.row_tokens:
-        raise InputError(f"is more than the initial model's context {loaded.model.config.context}", field="row_tokens",
-                         value=config.row_tokens)
+    architecture = config.initial_architecture(loaded.model.config)
     if is_implicit(config.objective) and kind != "language_model":
         raise InputError(f"{config.objective} starts from a language model", file=config.initial_model, field="kind",
                          value=kind)
-    model, known = new(loaded.model.config, loaded.encoder.tokenizer), parameters(loaded.model)
+    model, known = new(architecture, loaded.encoder.tokenizer), parameters(loaded.model)
     if kind != "language_model" and loaded.model.head.config != model.head.config:
         raise InputError(f"the initial model has a {loaded.model.head.config.kind} head", field="head.kind",
                          value=config.head.kind)
@@ -235,6 +267,11 @@ def _initial(config: TrainPRM, place: Path, train: Sequence[LabeledSolution]) ->
 def _tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Sequence[LabeledSolution]) -> Tokenizer:
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer)
+    with first_process_first("tokenizer"):
+        return _trained_tokenizer(config, step_format, place, train)
+
+
+def _trained_tokenizer(config: TrainPRM, step_format: StepFormat, place: Path, train: Sequence[LabeledSolution]) -> Tokenizer:
     if place.is_dir():
         return load_tokenizer(place)
     # Each text once: a prefix that many rows repeat would fill the vocabulary with its phrases.
@@ -271,9 +308,12 @@ def _with_recipe(config: TrainPRM, data: TrainingData, split: ReadSplit, encoder
 
 def _recipe(config: TrainPRM, examples: Sequence[Example], items: Sequence[LabeledSolution], encoder: StepEncoder,
             model: _Trained, place: Path, recipe: Recipe, progress: Progress) -> list[Example]:
-    return recipe_examples(examples, items, encoder, objective=config.objective, head=config.head, recipe=recipe,
-                           row_tokens=config.row_tokens, row_steps=config.row_steps, seed=config.seed,
-                           reference=model if is_implicit(config.objective) else None, place=place, progress=progress)
+    # An implicit objective leaves a cache on disk, which the first process fills.
+    implicit = is_implicit(config.objective)
+    with first_process_first(f"reference {place.name}") if implicit else contextlib.nullcontext():
+        return recipe_examples(examples, items, encoder, objective=config.objective, head=config.head, recipe=recipe,
+                               row_tokens=config.row_tokens, row_steps=config.row_steps, seed=config.seed,
+                               reference=model if implicit else None, place=place, progress=progress)
 
 
 def _evaluator(config: TrainPRM, encoder: StepEncoder, held_out: HeldOut, loss, start: _Trained, directory: RunDirectory,

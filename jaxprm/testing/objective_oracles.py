@@ -266,14 +266,25 @@ def implicit_cross_entropy(*batch, beta=0.05):
     return mean_of_steps(read_responses(*batch), term)
 
 
-def implicit_dpo(*batch, beta=0.05, label_smoothing=0.0):
-    def term(a, b):
-        lead = beta * (a.outputs[0] - b.outputs[0])
+def implicit_dpo(*batch, beta=0.05, label_smoothing=0.0, variant="pairs", detached_at=None):
+    """``detached_at``: outputs at which the means of the detached variant are taken, instead of the batch's own."""
+    def smoothed(lead):
         return (1 - label_smoothing) * nll(lead) + label_smoothing * nll(-lead)
 
-    pairs = [(a, b) for group in split(read_responses(*batch), lambda response: response.group)
-             for a in group for b in group if a.right and not b.right]
-    return _sum_pairs(pairs, term)
+    groups = split(read_responses(*batch), lambda response: response.group)
+    if variant == "pairs":
+        pairs = [(a, b) for group in groups for a in group for b in group if a.right and not b.right]
+        return _sum_pairs(pairs, lambda a, b: smoothed(beta * (a.outputs[0] - b.outputs[0])))
+    fixed = split(read_responses(batch[0] if detached_at is None else detached_at, *batch[1:]), lambda response: response.group)
+    total = weight = 0.0
+    for group, others in zip(groups, fixed):
+        for response in group:
+            found = [(other.outputs[0], other.weight) for other in others if other.right != response.right]
+            mean = sum(value * w for value, w in found) / sum(w for _, w in found) if found else 0.0
+            lead = beta * (response.outputs[0] - mean)
+            total += response.weight * smoothed(lead if response.right else -lead)
+            weight += response.weight
+    return total, weight
 
 
 def implicit_kto(*batch, beta=0.05, variant="vanilla", reference_point=0.0, desirable_weight=1.0, undesirable_weight=1.0):

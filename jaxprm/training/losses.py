@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -34,7 +35,7 @@ def language_model_loss(model: LanguageModel, batch: Mapping[str, Array]) -> Los
 
 
 def step_loss(objective: Callable[..., Loss], *, language_model: float = 0.0, value_weight: float | None = None,
-              anchor: Mapping[str, Array] | None = None, **hyperparameters) -> LossFunction:
+              anchor: Mapping[str, Array] | None = None, backbone_gradient: float = 1.0, **hyperparameters) -> LossFunction:
     """A loss function that applies an objective of `jaxprm.objectives` to the outputs at step ends.
 
     Args:
@@ -46,6 +47,9 @@ def step_loss(objective: Callable[..., Loss], *, language_model: float = 0.0, va
         the labels, and to the second with the batch's ``values``, times this weight. ``None`` = all outputs at once.
       anchor: parameters of the head (``head.*``) which it should stay near; their squared distance reaches the objective as
         ``distance`` (ActPRM; `ensemble_anchor`).
+      backbone_gradient: factor in [0, 1] on the gradient that the objective sends from the head into the backbone, which a
+        policy shares with its reward model (1e-4 in the released code of MetaStone-S1's SPRM); the head's own, and that of
+        ``language_model``, are as without it.
       **hyperparameters: of the objective.
 
     Raises:
@@ -54,15 +58,25 @@ def step_loss(objective: Callable[..., Loss], *, language_model: float = 0.0, va
     for field, value in (("language_model", language_model), ("value_weight", value_weight or 0.0)):
         if value < 0:
             raise InputError("must not be negative", field=field, value=value)
+    if not 0 <= backbone_gradient <= 1:
+        raise InputError("must be in [0, 1]", field="backbone_gradient", value=backbone_gradient)
 
     def loss(model: RewardModel, batch: Mapping[str, Array]) -> Loss:
         steps = StepBatch(**batch)
+<<<<<<< HEAD
         rows = steps.tokens, steps.positions, steps.segment_ids
         if language_model:
             hidden = forward(model.backbone, *rows)
             read = gather_steps(hidden, steps.step_ends)
         else:
             read = forward_steps(model.backbone, *rows, steps.step_ends, derivative=True)
+=======
+        hidden = forward(model.backbone, steps.tokens, steps.positions, steps.segment_ids)
+        read = gather_steps(hidden, steps.step_ends)
+        if backbone_gradient != 1:
+            # The difference is 0, so that the values stay as they are, bit for bit.
+            read = jax.lax.stop_gradient(read) + backbone_gradient * (read - jax.lax.stop_gradient(read))
+>>>>>>> w-plan
         outputs = model.outputs(read, steps.partners)
         more = dict(hyperparameters)
         if anchor is not None:

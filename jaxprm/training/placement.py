@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from jaxprm.models.parameters import batch_sharding, parameter_shardings
 from jaxprm.models.sharding import ShardingRules
@@ -29,18 +31,23 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh | None)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
-def place_parameters(values: Mapping[str, jax.Array], mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
-    """Parameters (and adapters) on the mesh; without one, as they are.
+def placements(values: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> dict[str, NamedSharding]:
+    """Where parameters and adapters lie, by name.
 
     Raises:
       InputError: a parameter that is not known, or that the mesh does not divide.
     """
+    plain = {name: value for name, value in values.items() if ".lora_" not in name}
+    rules = ShardingRules()
+    adapters = {name: NamedSharding(mesh, rules.spec(axes_of(name))) for name in values.keys() - plain.keys()}
+    return parameter_shardings(plain, mesh) | adapters
+
+
+def place_parameters(values: Mapping[str, jax.Array], mesh: Mesh | None) -> dict[str, jax.Array]:
+    """Parameters (and adapters) on the mesh; without one, as they are. Raises as `placements`."""
     if mesh is None:
         return dict(values)
-    plain = {name: value for name, value in values.items() if ".lora_" not in name}
-    shardings = parameter_shardings(plain, mesh)
-    rules = ShardingRules()
-    shardings |= {name: NamedSharding(mesh, rules.spec(axes_of(name))) for name in values.keys() - plain.keys()}
+    shardings = placements(values, mesh)
     return {name: jax.device_put(value, shardings[name]) for name, value in values.items()}
 
 

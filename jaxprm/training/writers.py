@@ -29,7 +29,9 @@ class TensorBoardWriter:
     def __init__(self, directory: Path, name: str, resume_step: int):
         package = _import("tensorboardX", "tensorboard")
         purged = resume_step + 1 if resume_step else None
-        self._writer = package.SummaryWriter(str(directory / "tensorboard"), purge_step=purged)
+        # Names hold the second: a run that goes on within the same one would write over the file of the first call.
+        self._writer = package.SummaryWriter(str(directory / "tensorboard"), purge_step=purged,
+                                             filename_suffix=f".{resume_step}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -62,6 +62,7 @@ REFUSED = [
     ("preference_pairs", "distill_scale", 0.0, "must be greater than 0"),
     ("implicit_cross_entropy", "beta", 0.0, "must be greater than 0"),
     ("implicit_dpo", "label_smoothing", 0.6, r"must be in \[0, 0.5\]"),
+    ("implicit_dpo", "variant", "vanilla", "must be one of pairs, detached"),
     ("implicit_kto", "variant", "pairs", "must be one of vanilla, uneven"),
     ("implicit_kto", "reference_point", 1.0, "is read by the uneven variant, and only by it"),
     ("implicit_kto", "desirable_weight", -1.0, "must be at least 0"),

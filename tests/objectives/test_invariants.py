@@ -84,6 +84,7 @@ CASES = [
     case("implicit_cross_entropy"),
     case("implicit_dpo", one_row=True, beta=0.2),
     case("implicit_dpo", grouped=True, label_smoothing=0.1),
+    case("implicit_dpo", grouped=True, variant="detached", beta=0.3, label_smoothing=0.05),
     case("implicit_kto", adds_up=False, beta=0.1, desirable_weight=1.5),
     case("implicit_kto", variant="uneven", reference_point=2.0, undesirable_weight=0.5),
     case("implicit_nca", one_row=True, beta=0.2),
@@ -197,12 +198,13 @@ def test_gradient_equals_finite_differences_of_the_oracle(case):
     batch = batch.change(x=np.float32(batch.x).astype(np.float64))
     _, gradient = run(case, batch)
     differences = np.zeros_like(batch.x)
+    settings = case.settings | ({"detached_at": batch.x} if case.settings.get("variant") == "detached" else {})
     for row, step in np.argwhere(batch.m):
         for k in range(case.outputs):
             at = [batch.x.copy(), batch.x.copy()]
             at[0][row, step, k] += 1e-5
             at[1][row, step, k] -= 1e-5
-            high, low = (ORACLES[case.name](*batch.change(x=x).arguments(case), **case.settings)[0] for x in at)
+            high, low = (ORACLES[case.name](*batch.change(x=x).arguments(case), **settings)[0] for x in at)
             differences[row, step, k] = (high - low) / 2e-5
     assert np.abs(differences).max() > 1e-4
     np.testing.assert_allclose(gradient, differences, rtol=1e-4, atol=2e-6)

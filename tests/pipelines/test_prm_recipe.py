@@ -14,6 +14,7 @@ from jaxprm.errors import InputError
 from jaxprm.hub import load_language_model, load_reward_model
 from jaxprm.models import HeadConfig, PolicyRewardModel, RewardModel, parameters
 from jaxprm.objectives import STEP_OBJECTIVES
+from jaxprm.pipelines.plan import Setup
 from jaxprm.pipelines.prm_recipe import Recipe, is_implicit, loss_of, recipe_examples
 from jaxprm.data.examples import step_example
 from jaxprm.progress import SilentProgress
@@ -110,6 +111,9 @@ def test_both_directions_share_a_row():
 @pytest.mark.parametrize(("fields", "message"), [
     ({"objective": "implicit_x"}, "field 'objective' = 'implicit_x': must be one of"),
     ({"recipe": Recipe(siblings="problem")}, "field 'recipe.siblings' = 'problem': must be solution: binary_cross"),
+    ({"objective": "implicit_cross_entropy", "model": None, "step_format": None, "initial_model": "x",
+      "recipe": Recipe(labels="outcome", backbone_gradient=0.1)},
+     "field 'recipe.backbone_gradient' = 0.1: is of no use to implicit_cross_entropy"),
     ({"recipe": Recipe(value_weight=1.0)}, "field 'recipe.value_weight' = 1.0: goes with a head of kind two_head"),
     ({"head": HeadConfig("two_head")}, "field 'recipe.value_weight' = None: goes with a head of kind two_head"),
     ({"head": HeadConfig("quantile")}, "field 'head.kind' = 'quantile'"),
@@ -124,7 +128,8 @@ def test_what_does_not_go_together(toy, fields, message):
 
 
 @pytest.mark.parametrize(("field", "value"), [("labels", "x"), ("siblings", "x"), ("language_model_weight", -1.0),
-                                              ("value_weight", -1.0), ("label_marks", ("+", "+")), ("window_share", 2.0)])
+                                              ("value_weight", -1.0), ("label_marks", ("+", "+")), ("window_share", 2.0),
+                                              ("backbone_gradient", -0.5)])
 def test_bad_recipes_are_refused(field, value, without_type_checks):
     with pytest.raises(InputError, match=f"field '{field}' = "):
         Recipe(**{field: value})
@@ -211,6 +216,9 @@ def test_examples_and_loss_of_every_config(name, tmp_path):
         return loss(model, batch).mean()
 
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
+    planned = Setup(architecture, config.head, config.objective, config.hyperparameters, config.recipe, rows=2,
+                    tokens=config.row_tokens, steps=config.row_steps)
+    assert planned.batch() == batch and planned.loss()
     gradient = parameters(jax.eval_shape(jax.grad(mean), model, batch))
     assert {name: value.shape for name, value in gradient.items()} == {
         name: value.shape for name, value in parameters(model).items()}

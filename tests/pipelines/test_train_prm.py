@@ -16,6 +16,7 @@ from flax import nnx
 from jaxprm.data.solutions import SolutionFiles, split_by_problem
 from jaxprm.errors import InputError
 from jaxprm.hub import load_reward_model, save_model
+from jaxprm.hub.directory import read_architecture
 from jaxprm.training import OptimizerConfig, read_metrics, without_timing
 from jaxprm.models import HeadConfig, LanguageModel, TransformerConfig, parameters
 from jaxprm.pipelines.step_data import prefix_weights
@@ -185,11 +186,12 @@ def test_starting_from_a_model(toy, labelled, trained, tmp_path):
     gentle = OptimizerConfig(learning_rate=1e-3, warmup=0.0)  # one step of it leaves what the model knows
     short = dataclasses.replace(toy.config([labelled]).training, steps=1, optimizer=gentle)
     options = {"model": None, "step_format": None, "training": short}
-    config = toy.config([labelled], initial_model=str(trained), **options)
+    config = toy.config([labelled], initial_model=str(trained), remat="full", **options)
     start, end = parameters_of(trained), parameters_of(toy.train(config, tmp_path / "reward").path)
     # One step of Adam with warm-up 0 moves every parameter by at most the learning rate.
     assert all(np.abs(start[name] - end[name]).max() < 0.05 for name in start)
     assert results_of(tmp_path / "reward")["step_auroc"]["mean"] > 0.9
+    assert read_architecture(tmp_path / "reward").remat == "full" and read_architecture(trained).remat == "none"
 
     loaded = load_reward_model(trained)
     language = LanguageModel(loaded.model.config, rngs=nnx.Rngs(5))
@@ -223,6 +225,7 @@ def test_a_tokenizer_of_its_own(toy, labelled, tmp_path):
     ({"model": None}, "field 'model' = None: exactly one of model and initial_model must be set"),
     ({"initial_model": "x"}, "exactly one of model and initial_model"),
     ({"initial_model": "x", "model": None}, "field 'step_format' = .*: comes from initial_model"),
+    ({"remat": "full"}, "field 'remat' = 'full': says how initial_model is computed, but there is none; set remat of"),
     ({"objective": "hinge"}, "field 'objective' = 'hinge': must be one of binary_cross_entropy"),
     ({"objective": "cross_entropy"}, "field 'head.kind' = 'scalar': cross_entropy reads 2 or 3 output"),
     ({"hyperparameters": {"zeta": 1.0}}, "field 'hyperparameters' = 'zeta': is not a hyperparameter of binary_cross"),
@@ -238,9 +241,11 @@ def test_configs_that_make_no_sense(toy, fields, message):
         toy.config(["x.jsonl"], **fields)
 
 
-def test_overlong_policy_is_checked(toy, without_type_checks):
+def test_choices_are_checked(toy, without_type_checks):
     with pytest.raises(InputError, match="field 'overlong' = 'shrink': must be one of error, drop, truncate"):
         toy.config(["x.jsonl"], overlong="shrink")
+    with pytest.raises(InputError, match="field 'dtype' = 'float16': must be one of float32, bfloat16"):
+        toy.config(["x.jsonl"], initial_model="x", model=None, step_format=None, dtype="float16")
 
 
 def test_a_split_without_problems_on_one_side(toy, tmp_path):

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import signal
+import struct
 import sys
 import types
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxprm.progress import LogProgress
 from jaxprm.testing import KilledAt, random_solutions, tiny_config, tiny_reward_model
 from jaxprm.training import (
     Checkpoints, LoraConfig, OptimizerConfig, ProfileWindow, TrainConfig, fit, read_metrics, step_loss, without_timing)
+from jaxprm.training.writers import open_writers
 
 SPEC = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
 tiny_run = importlib.util.module_from_spec(SPEC)
@@ -147,13 +149,34 @@ def test_writers_get_every_line(tmp_path, monkeypatch):
     lines = read_metrics(tmp_path / "name" / "metrics.jsonl")
     board, wandb = (recorded[name].calls for name in ("tensorboardX", "wandb"))
     opened = [call for call in board if call[0] == "SummaryWriter"]
-    assert opened == [("SummaryWriter", (str(tmp_path / "name" / "tensorboard"),), {"purge_step": step}) for step in (None, 5)]
+    assert opened == [("SummaryWriter", (str(tmp_path / "name" / "tensorboard"),),
+                       {"purge_step": step, "filename_suffix": f".{done}"}) for step, done in ((None, 0), (5, 4))]
     assert [call[1] for call in board if call[0] == "add_scalar"] == [
         (name, value, line["step"]) for line in lines for name, value in line.items() if name != "step"]
     first, second = [named for name, _, named in wandb if name == "init"]
     assert first == second and first["resume"] == "allow" and first["name"] == "name: train"
     assert [(positional[0] | {"step": named["step"]}) for name, positional, named in wandb if name == "log"] == lines
     assert [call[0] for call in board].count("close") == [call[0] for call in wandb].count("finish") == 2
+
+
+def test_tensorboard_files_hold_the_numbers(tmp_path):
+    """The real package: each record is a length, a checksum, an event, a checksum."""
+    events = pytest.importorskip("tensorboardX.proto.event_pb2", reason="the extra tensorboard is not installed")
+    for resumed, steps in ((0, (1, 2)), (2, (3,))):
+        (writer,) = open_writers(("tensorboard",), tmp_path, "train", resumed)
+        for step in steps:
+            writer.write(step, {"loss": step / 4, "evaluation/ece": 0.5})
+        writer.close()
+    found = []
+    for file in sorted((tmp_path / "tensorboard").iterdir()):
+        content = file.read_bytes()
+        while content:
+            (size,) = struct.unpack("<Q", content[:8])
+            event = events.Event.FromString(content[12 : 12 + size])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            content = content[16 + size :]
+    assert sorted(found) == [(step, name, number) for step in (1, 2, 3)
+                             for name, number in (("evaluation/ece", 0.5), ("loss", step / 4))]
 
 
 @pytest.mark.parametrize("writer, package", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])

@@ -1,6 +1,7 @@
 """Batches of the data pipeline to losses: the worked examples against the oracle."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,29 @@ def test_the_distance_to_an_anchor():
     far = jax.jit(step_loss(held, anchor={name: value + 0.5 for name, value in head.items()}))(model, packed())
     np.testing.assert_allclose(near.total, plain.total, rtol=1e-6)
     np.testing.assert_allclose(far.total - plain.total, 0.25 * sum(value.size for value in head.values()), rtol=1e-4)
+
+
+def test_less_of_the_gradient_reaches_the_backbone():
+    """Loss and gradient of the head stay; that of the backbone shrinks, but for the language model's own."""
+    model, batch = tiny_reward_model(1), steps_with(step_starts=starts)
+
+    @functools.partial(jax.jit, static_argnums=(2, 3))
+    def gradient(model, batch, factor, words):
+        loss = step_loss(binary_cross_entropy, backbone_gradient=factor, language_model=words)
+        value, found = jax.value_and_grad(lambda model: loss(model, batch).total)(model)
+        return value, parameters(found)
+
+    (value, whole), (same, less) = gradient(model, batch, 1.0, 0.0), gradient(model, batch, 0.25, 0.0)
+    assert value == same
+    for name, found in whole.items():
+        np.testing.assert_allclose(less[name], found * (1 if name.startswith("head.") else 0.25), rtol=1e-5, atol=1e-6)
+    _, words = gradient(model, batch, 0.0, 0.5)
+    _, both = gradient(model, batch, 1.0, 0.5)
+    for name, found in both.items():
+        alone = 0 if name.startswith("head.") else whole[name]
+        np.testing.assert_allclose(words[name], found - alone, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="field 'backbone_gradient' = 2.0: must be in"):
+        step_loss(binary_cross_entropy, backbone_gradient=2.0)
 
 
 def test_implicit_outputs_are_log_ratios_of_steps():

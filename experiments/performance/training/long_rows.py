@@ -31,10 +31,11 @@ def main() -> None:
     from jaxprm.models import HeadConfig, RewardModel, TransformerConfig
     from jaxprm.objectives import binary_cross_entropy
     from jaxprm.steps import pad_solutions
-    from jaxprm.training import OptimizerConfig, initial_state, make_train_step, step_loss
+    from jaxprm.training import TrainConfig, initial_state, make_train_step, step_loss
     from jaxprm.training.memory import step_memory
 
-    optimizer, loss = OptimizerConfig().build(10), step_loss(binary_cross_entropy)
+    training, loss = TrainConfig(10), step_loss(binary_cross_entropy)
+    optimizer = training.optimizer.build(training.steps)
     print("| tokens | remat | XLA, MiB | bytes per token | plan, MiB | seconds |\n|---|---|---|---|---|---|")
     for tokens in options.tokens:
         batch = pad_solutions([(np.ones(tokens - 7, int), range(63, tokens - 7, 64))], tokens, tokens // 64).arrays()
@@ -46,7 +47,7 @@ def main() -> None:
             state = initial_state(model, optimizer)
             step = make_train_step(model, loss, optimizer).lower(state, batch).compile()
             size = step.memory_analysis().temp_size_in_bytes
-            planned = step_memory(build, config, loss, optimizer, batch).temporary
+            planned = step_memory(build, config, loss, training, batch).temporary
             seconds = ""
             if not options.compile_only:
                 start = time.perf_counter()
