@@ -35,7 +35,7 @@ def main() -> None:
     from jaxprm.pipelines.plan import MODELS, Setup
     from jaxprm.training import TrainState, make_train_step, mesh_scope, step_loss
 
-    tiny = TransformerConfig(128, width=64, layers=6, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
+    tiny = TransformerConfig(128, width=64, layers=9, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
     print("| model | mesh | remat | arguments: plan - XLA | temporary: plan, MiB | XLA, MiB | plan / XLA |")
     print("|---|---|---|---|---|---|---|")
     for sizes in (tuple(map(int, mesh.split(","))) for mesh in options.meshes):
