@@ -49,7 +49,7 @@ def main() -> None:
     from jaxprm.training import OptimizerConfig, initial_state, language_model_loss, make_train_step
 
     if options.rolled:
-        transformer._SHALLOW_LAYERS = 0
+        transformer._SHALLOW_LAYERS = transformer._UNROLLED_LAYERS = 0
     config = TransformerConfig(vocab_size=96, width=options.width, layers=options.layers, mlp_dim=3 * options.width,
                                heads=options.width // 32, kv_heads=options.width // 32)
     rows, tokens = options.rows, options.tokens

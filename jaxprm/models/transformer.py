@@ -29,7 +29,8 @@ _REMAT_POLICIES = {"dots": jax.checkpoint_policies.save_from_both_policies(
                        jax.checkpoint_policies.save_only_these_names(attention.SAVED, linear.SAVED)),
                    "full": jax.checkpoint_policies.nothing_saveable}
 
-_SHALLOW_LAYERS = 8  # so few cost little to compile one by one
+_SHALLOW_LAYERS = 8  # so few may be compiled one by one for training, which compiles one program
+_UNROLLED_LAYERS = 4  # the same for reading, which compiles a program per length and keeps nothing for a derivative
 
 
 class Transformer(nnx.Module):
@@ -66,23 +67,23 @@ def forward_steps(model: Transformer, tokens: Int[Array, "B T"], positions: Int[
                   step_ends: Int[Array, "B S"], *, derivative: bool = False) -> Float[Array, "B S D"]:
     """`forward`, read at step ends: the last block computes nothing for other tokens but their keys and values.
 
-    A shallow model's weights are cut into the last layer's and the others'. A deep model takes its layers by index, which
-    copies no weights, but a derivative would pay for it with a buffer of all weights per layer: with ``derivative`` such a
-    model computes its last block for all tokens instead.
+    Layers are taken by index, which copies no weights; a derivative would pay for it with a buffer of all weights per layer.
+    With ``derivative``, the weights of a shallow model are cut into the last layer's and the others' instead, and a deep one
+    computes its last block for all tokens. So does a shallow one if there are more step ends in a row than queries in a block
+    of attention, because attention at step ends keeps its weights, ``[B, N, S, T]``, for the derivative.
     """
     config, last = model.config, model.config.layers - 1
-    shallow = config.layers <= _SHALLOW_LAYERS
-    if derivative and not shallow:
+    if derivative and (config.layers > _SHALLOW_LAYERS or step_ends.shape[1] > attention.QUERY_BLOCK):
         return gather_steps(forward(model, tokens, positions, segment_ids), step_ends)
     everywhere, local = _angles(config, positions, lambda: text_lengths(positions, segment_ids))
     body, windows = _reader(config, everywhere, local, positions, segment_ids, keep=False)
     x = model.embed(tokens)
-    if shallow:
+    if derivative:
         others = jax.tree.map(lambda values: values[:last], (model.blocks, windows))
         x, _ = jax.lax.scan(body, x, others, unroll=_unroll(config, last))
     else:
         x, _ = jax.lax.scan(lambda x, index: body(x, (model.layer(index), None if windows is None else windows[index])), x,
-                            jnp.arange(last))
+                            jnp.arange(last), unroll=max(last, 1) if last < _UNROLLED_LAYERS else 1)
 
     def pick(values):
         return gather_steps(values, step_ends)

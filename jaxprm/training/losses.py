@@ -63,20 +63,15 @@ def step_loss(objective: Callable[..., Loss], *, language_model: float = 0.0, va
 
     def loss(model: RewardModel, batch: Mapping[str, Array]) -> Loss:
         steps = StepBatch(**batch)
-<<<<<<< HEAD
         rows = steps.tokens, steps.positions, steps.segment_ids
         if language_model:
             hidden = forward(model.backbone, *rows)
             read = gather_steps(hidden, steps.step_ends)
         else:
             read = forward_steps(model.backbone, *rows, steps.step_ends, derivative=True)
-=======
-        hidden = forward(model.backbone, steps.tokens, steps.positions, steps.segment_ids)
-        read = gather_steps(hidden, steps.step_ends)
         if backbone_gradient != 1:
             # The difference is 0, so that the values stay as they are, bit for bit.
             read = jax.lax.stop_gradient(read) + backbone_gradient * (read - jax.lax.stop_gradient(read))
->>>>>>> w-plan
         outputs = model.outputs(read, steps.partners)
         more = dict(hyperparameters)
         if anchor is not None:

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 32768])
     parser.add_argument("--remat", nargs="+", default=["none", "dots", "full"])
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=9)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--compile-only", action="store_true", help="measure memory, not time")
     options = parser.parse_args()
