@@ -40,7 +40,7 @@ def test_what_is_trained_and_what_stays_by_hand():
     values = parameters(jax.eval_shape(lambda: build(CONFIG)))
     head = 4 * sum(value.size for name, value in values.items() if name.startswith("head."))
     plain = step_memory(build, CONFIG, LOSS, TRAINING, BATCH)
-    query_and_up = 3 * 5 * ((64 + 4 * 16) + (64 + 192))  # rank * layers * (rows + columns), of two weights
+    query_and_up = 3 * CONFIG.layers * ((64 + 4 * 16) + (64 + 192))  # rank * layers * (rows + columns), of two weights
     config = dataclasses.replace(TRAINING, lora=LoraConfig(3, targets=("query", "up")), ema=0.9)
     adapted = step_memory(build, CONFIG, LOSS, config, BATCH)
     assert adapted.gradients == adapted.average == 4 * query_and_up + head

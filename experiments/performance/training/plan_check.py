@@ -17,7 +17,7 @@ import os
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny", help="tiny, wide, words, 1.5B, 7B or 72B")
+    parser.add_argument("--model", default="tiny", help="tiny, wide, words, words_untied, 1.5B, 7B or 72B")
     parser.add_argument("--kinds", nargs="+", default=["plain"], help="of training: plain, parts, adapters, average, stages, "
                         "policy, value_and_words, both_directions, implicit, implicit_adapters, ensemble; or all")
     parser.add_argument("--rows", type=int, default=8)
@@ -36,17 +36,26 @@ def main() -> None:
     from jaxprm.testing.compiled_step import compiled_memory
     from jaxprm.training import LoraConfig, OptimizerConfig, TrainConfig
 
+<<<<<<< HEAD
     tiny = TransformerConfig(128, width=64, layers=9, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
     models = MODELS | {"tiny": tiny, "words": dataclasses.replace(tiny, vocab_size=2**14),
                        "wide": TransformerConfig(256, width=256, layers=9, heads=4, kv_heads=2, head_dim=64, mlp_dim=1024)}
     implicit = {"objective": "implicit_dpo", "recipe": Recipe(labels="outcome", siblings="problem")}
     kinds = {"plain": {}, "parts": {"training": TrainConfig(10, accumulate=2)},
+=======
+    tiny = TransformerConfig(128, width=64, layers=5, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
+    models = MODELS | {"tiny": tiny, "words": dataclasses.replace(tiny, vocab_size=2**14),
+                       "words_untied": dataclasses.replace(tiny, vocab_size=2**14, tie_embeddings=False),
+                       "wide": TransformerConfig(256, width=256, layers=6, heads=4, kv_heads=2, head_dim=64, mlp_dim=1024)}
+    implicit = {"objective": "implicit_cross_entropy", "recipe": Recipe(labels="outcome")}
+    kinds = {"plain": {}, "parts": {"training": TrainConfig(10, accumulate=4)},
+>>>>>>> w-plan
              "adapters": {"training": TrainConfig(10, lora=LoraConfig(8))}, "average": {"training": TrainConfig(10, ema=0.9)},
              "stages": {"training": TrainConfig(10, OptimizerConfig(freeze_backbone_steps=5))},
              "policy": {"recipe": Recipe(keep_policy=True)},
              "value_and_words": {"objective": "mean_squared_error", "recipe": Recipe(language_model_weight=1.0)},
              "both_directions": {"head": HeadConfig(direction="gate")}, "implicit": implicit,
-             "implicit_adapters": implicit | {"training": TrainConfig(10, lora=LoraConfig(8), accumulate=2)},
+             "implicit_adapters": implicit | {"training": TrainConfig(10, lora=LoraConfig(8))},
              "ensemble": {"head": HeadConfig("ensemble", hidden=16, members=4), "objective": "ensemble_anchor"}}
     print("| model | training | mesh | remat | arguments: plan - XLA | temporary: plan, MiB | XLA, MiB | plan / XLA |")
     print("|---|---|---|---|---|---|---|---|")
