@@ -1,9 +1,17 @@
 """Test-time search guided by a process reward model."""
 
+from jaxprm.search.adaptive import prompt_success, run_by_width, widths_for
 from jaxprm.search.budget import Budget
 from jaxprm.search.engine import search
+from jaxprm.search.nodes import NodeResult, NodeTree
 from jaxprm.search.result import STOPS, SearchCosts, SearchResult, SearchTree, chosen_ids, chosen_path, solutions, steps_of
+from jaxprm.search.rewind import ChunkReset, Refine, rewind_search
+from jaxprm.search.stepwise import DualPhase, Pats, stepwise_search
 from jaxprm.search.strategies import STRATEGIES, Beam, Greedy, Level, Selection, Strategy
+from jaxprm.search.tree import Tree, TreeResult, tree_search
+from jaxprm.search.variants import VARIANTS, TreeVariant
 
-__all__ = ["STOPS", "STRATEGIES", "Beam", "Budget", "Greedy", "Level", "SearchCosts", "SearchResult", "SearchTree", "Selection",
-           "Strategy", "chosen_ids", "chosen_path", "search", "solutions", "steps_of"]
+__all__ = ["STOPS", "STRATEGIES", "VARIANTS", "Beam", "Budget", "ChunkReset", "DualPhase", "Greedy", "Level", "NodeResult",
+           "NodeTree", "Pats", "Refine", "SearchCosts", "SearchResult", "SearchTree", "Selection", "Strategy", "Tree",
+           "TreeResult", "TreeVariant", "chosen_ids", "chosen_path", "prompt_success", "rewind_search", "run_by_width",
+           "search", "solutions", "steps_of", "stepwise_search", "tree_search", "widths_for"]
