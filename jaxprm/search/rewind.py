@@ -25,9 +25,10 @@ from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.scoring.incremental import ScoreState, start_scores
-from jaxprm.search.budget import Budget, Spent
+from jaxprm.search.budget import Budget, Spent, no_costs, spend
 from jaxprm.search.nodes import NodeResult, NodeTree, best_nodes
-from jaxprm.search.turns import Steps, StepSettings, draw_steps, first_costs, no_steps, put_nodes, read_steps, run_turns, spend
+from jaxprm.search.rows import Rules
+from jaxprm.search.turns import Steps, draw_steps, no_steps, put_nodes, read_steps, run_turns
 
 
 @jax.tree_util.register_dataclass
@@ -177,9 +178,9 @@ class _State:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rules:
+class _Rewinding:
     rule: Rewind
-    steps: StepSettings
+    steps: Rules
 
     @property
     def turns(self) -> int:
@@ -187,7 +188,7 @@ class _Rules:
 
     def start(self, policy, reward_model, prompts, lengths):
         problems, wide, most, room = prompts.shape[0], self.rule.chains, self.steps.max_steps, self.steps.max_step_tokens
-        capacity = min(most * room, policy.config.context, reward_model.config.context) + room
+        capacity = min(most * room, self.steps.context) + room
         generation = start(policy, prompts, lengths, wide, capacity)
         scoring = start_scores(reward_model, prompts, lengths, wide, capacity)
         whole = lambda *shape: jnp.zeros((problems, wide, *shape), jnp.int32)  # noqa: E731
@@ -198,7 +199,7 @@ class _Rules:
         at_ends = lambda x: jnp.zeros((x.shape[0], most + 1, x.shape[1]), x.dtype).at[:, 0].set(x)  # noqa: E731
         bare = [dataclasses.replace(cache, keys=(), values=()) for cache in (generation.cache, scoring.cache)]
         state = _State(jnp.int32(0), lengths, no_steps(problems, nodes, self.steps), jnp.where(none, 0, -1).astype(jnp.int32),
-                       none, none, rows, *bare, first_costs(policy, reward_model, lengths, prompts.shape[1]))
+                       none, none, rows, *bare, no_costs(policy.config, reward_model.config, lengths, prompts.shape[1]))
         buffers = [(cache.keys, cache.values) for cache in (generation.cache, scoring.cache)]
         return state, (*buffers, at_ends(generation.next_logits), at_ends(scoring.last))
 
@@ -225,8 +226,8 @@ class _Rules:
         scores = jnp.where(place == depth[..., None], score[..., None], rows.scores)
         with_step = depth + (read > 0)
         values = aggregate(scores, place < with_step[..., None], self.steps.aggregation)
-        context = min(policy.config.context, reward_model.config.context)
-        full = state.prompt_lengths[:, None] + size + lengths + room > context
+        before = state.prompt_lengths[:, None] + size
+        full = before + lengths + room > self.steps.context
         verdict = self.rule.judge(Drawn(usable, ended | (depth + 1 >= most) | full, depth, with_step, scores, rows.tries,
                                         rows.rounds))
         first = 1 + state.turn * wide
@@ -246,7 +247,8 @@ class _Rules:
         rows = _Rows(keep(verdict.depth, depth), chains(behind(flat(rows.nodes), flat(node))),
                      chains(behind(flat(rows.sizes), flat(size + lengths))), jnp.where(live[..., None], scores, rows.scores),
                      keep(verdict.tries, rows.tries), keep(verdict.rounds, rows.rounds), keep(verdict.done, rows.done))
-        spent = spend(policy, reward_model, state.spent, state.prompt_lengths[:, None] + size, lengths, read, room, active)
+        spent = spend(policy.config, reward_model.config, state.spent, before, lengths, read, room)
+        spent = dataclasses.replace(spent, levels=spent.levels + active)
         state = _State(state.turn + 1, state.prompt_lengths, steps, put(state.parents, new=parents),
                        put(state.kept, new=kept), put(state.finished, new=kept & ended), rows, state.policy, state.rewards,
                        spent)
@@ -267,8 +269,9 @@ def rewind_search(policy: LanguageModel, reward_model: RewardModel, key: jax.Arr
     Raises:
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
     """
-    rules = _Rules(strategy, StepSettings(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back))
-    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, rules, budget)
+    rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, False,
+                  min(policy.config.context, reward_model.config.context))
+    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, _Rewinding(strategy, rules), budget)
     steps, parents, kept, finished = jax.device_get((state.steps, state.parents, state.kept, state.finished))
     tree = NodeTree(steps.tokens, steps.lengths, parents, steps.scores, steps.values, kept, finished, steps.log_probs)
     node = best_nodes(tree, steps.depth)

@@ -23,8 +23,9 @@ from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import Budget
 from jaxprm.search.nodes import NodeResult, NodeTree
-from jaxprm.search.tree_turn import TreeRules
-from jaxprm.search.turns import StepSettings, run_turns
+from jaxprm.search.rows import Rules
+from jaxprm.search.tree_turn import TreeTurns
+from jaxprm.search.turns import run_turns
 from jaxprm.search.walk import NodeStats
 
 
@@ -167,9 +168,10 @@ def stepwise_search(policy: LanguageModel, reward_model: RewardModel, key: jax.A
     Raises:
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
     """
-    settings = StepSettings(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back)
-    rules = TreeRules(strategy, strategy.turns(max_steps), settings)
-    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, rules, budget)
+    rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, False,
+                  min(policy.config.context, reward_model.config.context))
+    turns = TreeTurns(strategy, strategy.turns(max_steps), rules)
+    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, turns, budget)
     steps, stats, node = jax.device_get((state.steps, state.stats, state.walk.at))
     tree = NodeTree(steps.tokens, steps.lengths, stats.parents, steps.scores, steps.values, stats.first_child >= 0, stats.ended,
                     steps.log_probs)

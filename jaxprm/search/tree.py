@@ -21,8 +21,9 @@ from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import Budget
 from jaxprm.search.nodes import NodeResult, NodeTree, best_nodes
-from jaxprm.search.tree_turn import TreeRules
-from jaxprm.search.turns import StepSettings, run_turns
+from jaxprm.search.rows import Rules
+from jaxprm.search.tree_turn import TreeTurns
+from jaxprm.search.turns import run_turns
 from jaxprm.search.variants import VARIANTS, TreeVariant
 from jaxprm.search.walk import TreeWalk
 
@@ -97,10 +98,11 @@ def tree_search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
     """
     variant = VARIANTS[strategy.variant] if isinstance(strategy.variant, str) else strategy.variant
-    settings = StepSettings(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back)
+    rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, False,
+                  min(policy.config.context, reward_model.config.context))
     walker = TreeWalk(variant, strategy.branch, strategy.simulations)
-    rules = TreeRules(walker, strategy.expansions, settings, variant.signed, variant.normalised, variant.first_visit)
-    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, rules, budget)
+    turns = TreeTurns(walker, strategy.expansions, rules, variant.signed, variant.normalised, variant.first_visit)
+    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, turns, budget)
     steps, stats, done = jax.device_get((state.steps, state.stats, state.walk.simulations))
     tree = NodeTree(steps.tokens, steps.lengths, stats.parents, steps.scores, steps.values, stats.first_child >= 0, stats.ended,
                     steps.log_probs)

@@ -19,9 +19,10 @@ from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel, logits, prefill
 from jaxprm.scoring.aggregation import aggregate
 from jaxprm.scoring.incremental import ScoreState
-from jaxprm.search.budget import Spent
+from jaxprm.search.budget import Spent, no_costs, spend
 from jaxprm.search.node_cache import NodeCache, node_cache, path_slots
-from jaxprm.search.turns import Steps, StepSettings, draw_steps, first_costs, no_steps, put_nodes, read_steps, spend
+from jaxprm.search.rows import Rules
+from jaxprm.search.turns import Steps, draw_steps, no_steps, put_nodes, read_steps
 from jaxprm.search.walk import NodeStats, ancestors, empty_stats
 
 
@@ -78,7 +79,7 @@ class TreeCaches:
 
 
 @dataclasses.dataclass(frozen=True)
-class TreeRules:
+class TreeTurns:
     """What is static in a compiled search over a tree: who walks, how many nodes are expanded at most, how steps are drawn.
 
     Attributes:
@@ -89,7 +90,7 @@ class TreeRules:
 
     walker: Walker
     turns: int
-    steps: StepSettings
+    steps: Rules
     signed: bool = False
     normalised: bool = False
     first_visit: bool = False
@@ -107,7 +108,7 @@ class TreeRules:
         last = jnp.zeros((problems, nodes, hidden.shape[-1]), hidden.dtype).at[:, 0].set(at_end(hidden))
         state = TreeState(jnp.int32(0), lengths, no_steps(problems, nodes, self.steps),
                           jax.tree.map(everywhere, empty_stats(nodes)), jax.tree.map(everywhere, self.walker.first()),
-                          first_costs(policy, reward_model, lengths, prompts.shape[1]))
+                          no_costs(policy.config, reward_model.config, lengths, prompts.shape[1]))
         return state, TreeCaches(node_cache(prompt, nodes - 1, room), node_cache(read, nodes - 1, room), next_logits, last)
 
     def turn(self, policy: LanguageModel, reward_model: RewardModel, keys: jax.Array, state: TreeState, caches: TreeCaches,
@@ -119,12 +120,11 @@ class TreeRules:
         at_leaf = lambda x: jax.vmap(lambda row, node: row[node])(x, leaf)  # noqa: E731
         siblings = lambda x: x.reshape(problems, branch, *x.shape[1:])  # noqa: E731
         spread = lambda x: jnp.repeat(x, branch, axis=0, total_repeat_length=rows)  # noqa: E731
-        context = min(policy.config.context, reward_model.config.context)
 
         depth = at_leaf(steps.depth)
         path = _paths(state.stats.parents, leaf, depth, most)
         along = lambda x: jnp.where(path < 0, 0, jnp.take_along_axis(x, jnp.maximum(path, 0), axis=1))  # noqa: E731
-        path_lengths, size = along(steps.lengths), min(prompt_size + most * room, max(context, prompt_size))
+        path_lengths, size = along(steps.lengths), min(prompt_size + most * room, max(self.steps.context, prompt_size))
         before = state.prompt_lengths + path_lengths.sum(1)
         slots = jax.vmap(lambda length, nodes, lengths: path_slots(length, prompt_size, nodes, lengths, room, size))(
             state.prompt_lengths, path, path_lengths)
@@ -151,7 +151,7 @@ class TreeRules:
         priors = jax.nn.softmax(mean_log_probs, where=usable, axis=1) if self.normalised else jnp.exp(mean_log_probs)
         values = jnp.where(usable, 2 * worth - 1 if self.signed else worth, 0.0)
         ended = siblings(samples.finished) & usable
-        full = before[:, None] + lengths + room > context
+        full = before[:, None] + lengths + room > self.steps.context
 
         first, shape = 1 + state.turn * branch, (problems, branch)
         put = functools.partial(put_nodes, first=first)
@@ -172,7 +172,9 @@ class TreeRules:
         steps = Steps(put(steps.tokens, new=tokens), put(steps.lengths, new=lengths), put(steps.depth, new=deeper),
                       put(steps.scores, new=scores), put(steps.values, new=jnp.where(usable, worth, -jnp.inf)),
                       put(steps.log_probs, new=log_probs))
-        spent = spend(policy, reward_model, state.spent, jnp.broadcast_to(before[:, None], shape), lengths, read, room, active)
+        spent = spend(policy.config, reward_model.config, state.spent, jnp.broadcast_to(before[:, None], shape), lengths, read,
+                      room)
+        spent = dataclasses.replace(spent, levels=spent.levels + active)
         slot = prompt_size + (first - 1) * room
         caches = TreeCaches(caches.policy.store(slot, generation.cache), caches.rewards.store(slot, scoring.cache),
                             put(caches.next_logits, new=siblings(generation.next_logits)),
