@@ -147,34 +147,38 @@ RANDOM_PROMPTS = np.array([[5, 9, 4, 3], [7, 3, 0, 0], [8, 8, 3, 0]], np.int32)
 def test_scores_equal_full_reading_and_the_batch_does_not_matter():
     """Random models, read before the separator: after any rewinds a node's score and log-probability are those of its path."""
     policy, reward = tiny_language_model(1), tiny_reward_model(2)
-    keys, order = jax.random.split(jax.random.key(5), 3), np.array([2, 0, 1])
-    run = lambda order: SEARCH(policy, reward, keys[order], RANDOM_PROMPTS[order], LENGTHS[order], RANDOM, max_steps=4,  # noqa: E731
-                               max_step_tokens=8, aggregation="prod", read_back=1)
-    found, mixed = run(np.arange(3)), run(order)
-    np.testing.assert_array_equal(mixed.tree.tokens, found.tree.tokens[order])
-    np.testing.assert_allclose(mixed.tree.values, found.tree.values[order], atol=1e-6)
-    assert mixed.costs.compilations == 0
-    tree, weights, encoded, values, again = found.tree, parameters(policy), [], [], 0
-    for problem, node in np.argwhere(tree.values > -np.inf).tolist():
-        steps = tree.steps(problem, node)
-        ids, ends = RANDOM_PROMPTS[problem, : LENGTHS[problem]].tolist(), []
-        if node % 4 == 0:
-            written = ids + sum(steps, [])
-            log_probs = jax.nn.log_softmax(next_token_logits(policy.config, weights, written[:-1]), axis=-1)
-            drawn = range(len(written) - len(steps[-1]), len(written))
-            np.testing.assert_allclose(tree.log_probs[problem, node], sum(log_probs[at - 1, written[at]] for at in drawn),
-                                       atol=1e-4)
-            again += node > 4 * 4  # drawn in a fifth turn: after going back
-        for step in steps:
-            if step != [END]:
-                ids = ids + [SEP if token == END else token for token in step]
-                ends.append(len(ids) - 2)
-        encoded.append((ids, ends))
-        values.append(tree.values[problem, node])
-    batch = pad_solutions(encoded, 40, 4, rows=144)
+    order, weights, encoded, values, again = np.array([2, 0, 1]), parameters(policy), [], [], 0
+
+    def run(keys, order):
+        return SEARCH(policy, reward, keys[order], RANDOM_PROMPTS[order], LENGTHS[order], RANDOM, max_steps=4,
+                      max_step_tokens=8, aggregation="prod", read_back=1)
+
+    for seed in range(3):
+        keys = jax.random.split(jax.random.key(seed), 3)
+        found, mixed = run(keys, np.arange(3)), run(keys, order)
+        np.testing.assert_array_equal(mixed.tree.tokens, found.tree.tokens[order])
+        np.testing.assert_allclose(mixed.tree.values, found.tree.values[order], atol=1e-6)
+        assert mixed.costs.compilations == 0
+        for problem, node in np.argwhere(found.tree.values > -np.inf).tolist():
+            steps = found.tree.steps(problem, node)
+            ids, ends = RANDOM_PROMPTS[problem, : LENGTHS[problem]].tolist(), []
+            if node > 4 * 4:  # drawn in a fifth turn: after going back
+                written = ids + sum(steps, [])
+                log_probs = jax.nn.log_softmax(next_token_logits(policy.config, weights, written[:-1]), axis=-1)
+                drawn = range(len(written) - len(steps[-1]), len(written))
+                np.testing.assert_allclose(found.tree.log_probs[problem, node],
+                                           sum(log_probs[at - 1, written[at]] for at in drawn), atol=1e-4)
+                again += 1
+            for step in steps:
+                if step != [END]:
+                    ids = ids + [SEP if token == END else token for token in step]
+                    ends.append(len(ids) - 2)
+            encoded.append((ids, ends))
+            values.append(found.tree.values[problem, node])
+    batch = pad_solutions(encoded, 40, 4, rows=160)
     full = np.asarray(jax.jit(score_steps)(reward, batch))
     np.testing.assert_allclose(values, aggregate(full, batch.step_mask, "prod")[: len(values)], atol=1e-5)
-    assert len(values) >= 30 and again >= 2, (len(values), again)
+    assert len(values) >= 40 and again >= 4, (len(values), again)
 
 
 @pytest.mark.parametrize("make, field", [(lambda: ChunkReset(chains=0), "chains"), (lambda: ChunkReset(tries=0), "tries"),
