@@ -236,9 +236,10 @@ def _level(models: Models, state: _Search, limits, strategy: Strategy, rules: Ru
     selection = strategy.select(_fold(keys, wide), found)
     parents, alive = selection.parents, selection.alive & pick(usable, selection.parents)
     kept = jax.vmap(lambda parents, alive: jnp.zeros((wide,), bool).at[parents].max(alive))(parents, alive)
-    nodes = SearchTree(step.tokens, step.lengths, jnp.where(paths.alive, paths.parents, -1), step.score, found.values, kept,
-                       finished & usable, step.log_probs, found.entropy)
-    tree = jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, level, 1), paths.tree, nodes)
+    nodes = SearchTree(*(x[:, None] for x in (
+        step.tokens, step.lengths, jnp.where(paths.alive, paths.parents, -1), step.score, found.values, kept, finished & usable,
+        step.log_probs, found.entropy)))
+    tree = jax.tree.map(lambda all_, one: jax.lax.dynamic_update_slice_in_dim(all_, one, level, 1), paths.tree, nodes)
     spent = dataclasses.replace(spent, levels=spent.levels + (paths.stopped == 0))
     after = _Paths(scores=pick(scores, parents), steps=pick(steps, parents), tokens=pick(paths.tokens + step.lengths, parents),
                    finished=pick(finished, parents), alive=alive, parents=parents, texts=pick(found.first, parents),
@@ -373,15 +374,15 @@ def _result(tree: SearchTree, spent: Spent, stopped: np.ndarray, keys: jax.Array
     problems, levels, wide = tree.values.shape
     depth = np.broadcast_to(np.arange(levels)[:, None], (levels, wide))
     values = np.asarray(strategy.rank(keys, tree.values.reshape(problems, -1))).reshape(tree.values.shape)
-    usable = values > -np.inf
-    if strategy.population:
-        usable &= depth == spent.levels[:, None, None] - 1
     # Finished before unfinished, of the unfinished ones the deepest, then the best; lexsort's last key counts most.
     best = np.zeros((problems, 2), np.int32)
     for problem in range(problems):
-        ended = tree.finished[problem]
-        order = np.lexsort((np.where(usable[problem], -values[problem], 0).ravel(), np.where(ended, 0, -depth).ravel(),
-                            ~ended.ravel(), ~usable[problem].ravel()))
+        ended, pool = tree.finished[problem], values[problem] > -np.inf
+        last = pool & tree.kept[problem] & (depth == spent.levels[problem] - 1)
+        if strategy.population and last.any():
+            pool = last
+        order = np.lexsort((np.where(pool, -values[problem], 0).ravel(), np.where(ended, 0, -depth).ravel(), ~ended.ravel(),
+                            ~pool.ravel()))
         best[problem] = np.divmod(order[0], wide)
     at = (np.arange(problems), *best.T)
     stopped = np.where(stopped == 0, _STOP["seconds"], stopped).astype(np.int32)
