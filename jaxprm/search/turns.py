@@ -1,0 +1,170 @@
+"""What searches over nodes share: drawing and scoring a step per row, and the loop of turns on the device.
+
+A search over nodes is a frozen dataclass that can ``start`` (read the prompts) and take a ``turn``; `run_turns` compiles both
+and checks budgets between turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jaxprm.errors import InputError
+from jaxprm.generation.sampler import Generation, Samples, generate
+from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.transformer import LanguageModel
+from jaxprm.scoring.incremental import ScoreState, extend_scores
+from jaxprm.search.budget import LIMITS, Budget
+from jaxprm.search.result import SearchCosts
+from jaxprm.search.rows import Rules
+
+_traced = 0  # programs traced by this process
+
+
+@runtime_checkable
+class Turns(Protocol):
+    """A search over nodes. Its state has ``turn`` int32[], ``spent`` `Spent` and ``stopped`` bool[B]; what is large is apart,
+    in caches that are given up to the next call."""
+
+    @property
+    def turns(self) -> int:
+        """After so many the search stops."""
+        ...
+
+    @property
+    def steps(self) -> Rules: ...
+
+    def start(self, policy: LanguageModel, reward_model: RewardModel, prompts: Int[Array, "B P"],
+              lengths: Int[Array, " B"]) -> tuple[Any, Any]:
+        """State and caches after the prompts were read, once each."""
+        ...
+
+    def turn(self, policy: LanguageModel, reward_model: RewardModel, keys: jax.Array, state, caches, active: Bool[Array, " B"],
+             prompt_size: int) -> tuple[Any, Any]:
+        """State and caches one turn later; problems that are not active stay as they are."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """What was sampled, by node [B, N]: ids [.., L], token counts, depth (steps from the prompt), the reward model's score of
+    the step and of the path up to it (-inf where not usable), and the policy's log-probability of the step (nats)."""
+
+    tokens: Array | np.ndarray
+    lengths: Array | np.ndarray
+    depth: Array | np.ndarray
+    scores: Array | np.ndarray
+    values: Array | np.ndarray
+    log_probs: Array | np.ndarray
+
+
+def no_steps(problems: int, nodes: int, rules: Rules) -> Steps:
+    """Room for the nodes of B problems."""
+    numbers = jnp.zeros((problems, nodes))
+    counts = numbers.astype(jnp.int32)
+    return Steps(jnp.zeros((problems, nodes, rules.max_step_tokens), jnp.int32), counts, counts, numbers, numbers - jnp.inf,
+                 numbers)
+
+
+def put_nodes(old: Shaped[Array, "B N ..."], first: Int[Array, ""], new: Shaped[Array, "B M ..."]) -> Shaped[Array, "B N ..."]:
+    """Values of the nodes ``first`` .. ``first + M - 1``."""
+    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), first, 1)
+
+
+def draw_steps(policy: LanguageModel, generation: Generation, keys: jax.Array, active: Bool[Array, " R"],
+               rules: Rules) -> tuple[Samples, Generation, Bool[Array, " R"], Bool[Array, " R"]]:
+    """One step per active row, and which have ended (by their separator or the end token) and which are a bare end token: the
+    solution ends, and there is no new step."""
+    samples, generation = generate(policy, generation, keys, active, rules.sampling, rules.max_step_tokens,
+                                   rules.end_id, rules.separator_id)
+    last = jnp.take_along_axis(samples.tokens, jnp.maximum(samples.lengths - 1, 0)[:, None], axis=1)[:, 0]
+    bare_end = samples.finished & (samples.lengths == 1)
+    return samples, generation, ((last == rules.separator_id) | samples.finished) & active, bare_end
+
+
+def read_steps(reward_model: RewardModel, scoring: ScoreState, samples: Samples, lengths: Int[Array, " R"],
+               rules: Rules) -> tuple[Float[Array, " R"], ScoreState]:
+    """Scores of the steps; rows of length 0 are not read. The reward model reads the separator in place of the end token."""
+    tokens = jnp.where(samples.tokens == rules.end_id, rules.separator_id, samples.tokens)
+    return extend_scores(reward_model, scoring, tokens, lengths, rules.read_back)
+
+
+def run_turns(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
+              lengths: Int[Array | np.ndarray, " B"], search: Turns, budget: Budget) -> tuple[Any, list[str], SearchCosts]:
+    """Turns until every problem has stopped: the last state, why each problem stopped ("" = by its rules, "turns", or the name
+    of a limit), and what it cost.
+
+    Raises:
+      InputError: a prompt leaves no room for a step in a model's context.
+    """
+    begun, traced = time.monotonic(), _traced
+    lengths = np.asarray(lengths, np.int32)
+    check_prompts(lengths, prompts.shape, search.steps)
+    keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
+    limits = np.array([np.inf if getattr(budget, name) is None else getattr(budget, name) for name in LIMITS], np.float32)
+    state, caches = _start(policy, reward_model, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), search)
+    turns = np.int32(search.turns if budget.seconds is None else 1)
+    while True:
+        state, caches = _run(policy, reward_model, keys, state, caches, limits, turns, prompts.shape[1], search)
+        late = budget.seconds is not None and time.monotonic() - begun >= budget.seconds
+        if late or int(state.turn) >= search.turns or not bool(_going(state, limits).any()):
+            break
+    spent, stopped, reached = jax.device_get((state.spent, state.stopped, state.spent.reached(jnp.asarray(limits))))
+    last = "turns" if int(state.turn) >= search.turns else "seconds"
+    why = ["" if by_rule else LIMITS[limit - 1] if limit else last for by_rule, limit in zip(stopped, reached)]
+    costs = SearchCosts(spent.policy_tokens, spent.reward_tokens, spent.policy_forwards, spent.reward_forwards, spent.flops,
+                        time.monotonic() - begun, _traced - traced)
+    return state, why, costs
+
+
+def check_prompts(lengths: np.ndarray, shape: tuple[int, ...], rules: Rules) -> None:
+    """Right-padded prompts of this shape and these lengths leave room for a step.
+
+    Raises:
+      InputError: they do not.
+    """
+    if len(shape) != 2 or lengths.shape != shape[:1] or not shape[0]:
+        raise InputError("needs prompts [B, P] and lengths [B] of at least one problem", field="lengths", value=lengths.shape)
+    if lengths.min() < 1 or lengths.max() > shape[1]:
+        raise InputError(f"must be between 1 and {shape[1]}, the width of the prompts", field="lengths",
+                         value=(int(lengths.min()), int(lengths.max())))
+    if lengths.max() + rules.max_step_tokens > rules.context:
+        raise InputError(f"the prompt of problem {int(lengths.argmax())} and a step of {rules.max_step_tokens} tokens do not "
+                         f"fit into the context of {rules.context} tokens that both models have", field="lengths",
+                         value=int(lengths.max()), hint="leave the problem out, or use models with a longer context")
+
+
+def _going(state, limits) -> Bool[Array, " B"]:
+    return ~state.stopped & (state.spent.reached(jnp.asarray(limits)) == 0)
+
+
+@functools.partial(jax.jit, static_argnames="search")
+def _start(policy, reward_model, prompts, lengths, search: Turns):
+    global _traced
+    _traced += 1
+    return search.start(policy, reward_model, prompts, lengths)
+
+
+@functools.partial(jax.jit, static_argnames=("prompt_size", "search"), donate_argnames="caches")
+def _run(policy, reward_model, keys, state, caches, limits, turns, prompt_size: int, search: Turns):
+    """Up to ``turns`` turns, or until every problem has stopped."""
+    global _traced
+    _traced += 1
+    until = jnp.minimum(state.turn + turns, search.turns)
+
+    def going(carry):
+        return (carry[0].turn < until) & _going(carry[0], limits).any()
+
+    def body(carry):
+        state, caches = carry
+        return search.turn(policy, reward_model, keys, state, caches, _going(state, limits), prompt_size)
+
+    return jax.lax.while_loop(going, body, (state, caches))
