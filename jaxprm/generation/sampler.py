@@ -56,12 +56,17 @@ def filter_logits(values: Float[Array, "R V"], config: SamplingConfig) -> Float[
 
 
 def draw(key: jax.Array, values: Float[Array, "R V"], config: SamplingConfig) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
-    """One token per row, and its log-probability (nats) under the distribution it was drawn from."""
+    """One token per row, and its log-probability (nats) under the distribution it was drawn from.
+
+    Args:
+      key: one key for all rows, or a key per row [R]: then what a row draws does not depend on the rows beside it.
+    """
     if config.temperature == 0:
         tokens = jnp.argmax(values, axis=-1).astype(jnp.int32)
         return tokens, jnp.zeros(tokens.shape, jnp.float32)
     values = filter_logits(values, config)
-    tokens = jax.random.categorical(key, values, axis=-1).astype(jnp.int32)
+    choose = jax.vmap(jax.random.categorical) if key.ndim else jax.random.categorical
+    tokens = choose(key, values).astype(jnp.int32)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(values, axis=-1), tokens[:, None], axis=-1)[:, 0]
     return tokens, chosen
 
@@ -76,12 +81,15 @@ class Samples:
       log_probs: float32[R, G], of the drawn tokens (nats), 0 after the end.
       lengths: int32[R], generated tokens including the end token.
       finished: bool[R], the end token was drawn; otherwise G tokens were not enough.
+      entropies: float32[R, G], entropy (nats) of the model's own distribution (temperature 1, unfiltered) where a token was
+        drawn, 0 after the end; None unless asked for.
     """
 
     tokens: Int[Array | np.ndarray, "R G"]
     log_probs: Float[Array | np.ndarray, "R G"]
     lengths: Int[Array | np.ndarray, " R"]
     finished: Bool[Array | np.ndarray, " R"]
+    entropies: Float[Array | np.ndarray, "R G"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -103,36 +111,52 @@ def start(model: LanguageModel, prompts: Int[Array, "B P"], lengths: Int[Array, 
     return Generation(empty_cache(model.config, rows, capacity, prompt), first)
 
 
+def entropy(values: Float[Array, "R V"]) -> Float[Array, " R"]:
+    """Entropy in nats of the distributions with these logits."""
+    log_probs = jax.nn.log_softmax(values.astype(jnp.float32), axis=-1)
+    return -jnp.sum(jnp.exp(log_probs) * jnp.where(log_probs > -jnp.inf, log_probs, 0.0), axis=-1)
+
+
 def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bool[Array, " R"], config: SamplingConfig,
-             limit: int, end_id: int, stop_id: int = -1) -> tuple[Samples, Generation]:
+             limit: int, end_id: int, stop_id: int = -1, *, entropies: bool = False,
+             before: int = 0) -> tuple[Samples, Generation]:
     """Draws up to ``limit`` tokens per active row; a row stops after the end token or after ``stop_id`` (a step's end).
 
     The stopping token is read into the cache too, so the state is ready for the next step. ``Samples.finished`` says which
     rows drew the end token; a row that drew ``stop_id`` has only ended a step. Stops early when every row has stopped.
+
+    Args:
+      key: one key, or one per row [R].
+      entropies: fill `Samples.entropies`.
+      before: tokens drawn with the same key already: a step drawn in two calls equals one drawn in a single call.
     """
     rows = active.shape[0]
+    fold_in = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
 
     def going(carry):
         step, live, *_ = carry
         return (step < limit) & live.any()
 
     def body(carry):
-        step, live, state, tokens, log_probs, lengths, finished = carry
-        token, log_prob = draw(jax.random.fold_in(key, step), state.next_logits, config)
+        step, live, state, (tokens, log_probs, uncertain), lengths, finished = carry
+        token, log_prob = draw(fold_in(key, before + step), state.next_logits, config)
+        put = lambda all, new: jax.lax.dynamic_update_slice(all, jnp.where(live, new, 0)[:, None], (0, step))  # noqa: E731
         token = jnp.where(live, token, 0)
-        tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, step))
-        log_probs = jax.lax.dynamic_update_slice(log_probs, jnp.where(live, log_prob, 0.0)[:, None], (0, step))
+        tokens, log_probs = put(tokens, token), put(log_probs, log_prob)
+        if entropies:
+            uncertain = put(uncertain, entropy(state.next_logits))
         hidden, cache = extend(model.backbone, state.cache, token[:, None], live.astype(jnp.int32))
         following = jnp.where(live[:, None], logits(model, hidden[:, 0]), state.next_logits)
         ended = live & (token == end_id)
-        return (step + 1, live & ~ended & (token != stop_id), Generation(cache, following), tokens, log_probs,
+        return (step + 1, live & ~ended & (token != stop_id), Generation(cache, following), (tokens, log_probs, uncertain),
                 lengths + live, finished | ended)
 
     zeros = jnp.zeros((rows, limit), jnp.int32)
-    carry = (jnp.int32(0), active, state, zeros, zeros.astype(jnp.float32), jnp.zeros((rows,), jnp.int32),
+    numbers = zeros.astype(jnp.float32)
+    carry = (jnp.int32(0), active, state, (zeros, numbers, numbers if entropies else None), jnp.zeros((rows,), jnp.int32),
              jnp.zeros((rows,), bool))
-    _, _, state, tokens, log_probs, lengths, finished = jax.lax.while_loop(going, body, carry)
-    return Samples(tokens, log_probs, lengths, finished), state
+    _, _, state, (tokens, log_probs, uncertain), lengths, finished = jax.lax.while_loop(going, body, carry)
+    return Samples(tokens, log_probs, lengths, finished, uncertain), state
 
 
 def sample(model: LanguageModel, key: jax.Array, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], *, width: int,

@@ -41,10 +41,11 @@ from jaxprm.records import (LabeledSolution, Problem, Solution, atomic_write, du
                              write_solutions)
 from jaxprm.rl.loop import ReinforceConfig, reinforce
 from jaxprm.run_directory import RunDirectory
-from jaxprm.scoring.aggregation import aggregate
+from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.scoring.scorer import StepScorer
-from jaxprm.search.beam import BeamConfig, beam_search
+from jaxprm.search.engine import search
 from jaxprm.search.result import chosen_ids
+from jaxprm.search.strategies.beam import Beam
 from jaxprm.steps.format import StepEncoder, StepFormat
 from jaxprm.steps.tokenizers import load_tokenizer, train_sentencepiece
 from jaxprm.tasks.arithmetic import ArithmeticTask
@@ -97,7 +98,9 @@ class Quickstart:
       test_problems, samples: problems of every reported number, and candidates for each.
       planted_problems: test problems whose reference solutions get one planted error of each kind.
       limit: most tokens of a solution.
-      beam: beam search; its candidates per level should equal ``samples`` for equal budgets.
+      aggregation: solution score from step scores, wherever one is needed.
+      beam: beam search; its rows should equal ``samples`` for equal budgets.
+      search_steps, search_step_tokens: most levels of the search, and most tokens of a step.
       reinforce: policy-gradient training, run once per kind of credit.
       resamples: of the bootstrap behind every interval.
     """
@@ -130,14 +133,17 @@ class Quickstart:
     samples: int = 8
     planted_problems: int = 100
     limit: int = 56
-    beam: BeamConfig = BeamConfig(beam_width=2, expansions=4, max_steps=9, max_step_tokens=12)
+    aggregation: Aggregation = "min"
+    beam: Beam = Beam(beam_width=2, expansions=4)
+    search_steps: int = 9
+    search_step_tokens: int = 12
     reinforce: ReinforceConfig = ReinforceConfig(updates=12, problems=24, max_steps=9, optimizer=OptimizerConfig(
         learning_rate=5e-4, weight_decay=0.0))
     resamples: int = 1000
 
     def __post_init__(self):
         for field in ("corpus", "label_problems", "label_samples", "careless_solutions", "monte_carlo_solutions", "rollouts",
-                      "test_problems", "planted_problems", "limit", "resamples"):
+                      "test_problems", "planted_problems", "limit", "search_steps", "search_step_tokens", "resamples"):
             if getattr(self, field) < 1:
                 raise InputError("must be at least 1", field=field, value=getattr(self, field))
         if not 0.0 <= self.carelessness <= 1.0:
@@ -371,7 +377,7 @@ class _Work:
         with self.progress.stage("score test solutions", len(scored), "solutions") as stage:
             scores = scorer.score([solution for _, solution in scored],
                                   lambda done, tokens: stage.advance(done, tokens=tokens))
-        how = self.config.beam.aggregation
+        how = self.config.aggregation
         for (place, _), values in zip(scored, scores, strict=True):
             total = aggregate(values[None], np.ones((1, len(values)), bool), how)[0]
             rows[place] |= {"scores": values.tolist(), "aggregate": float(total)}
@@ -396,27 +402,27 @@ class _Work:
         problems = self.test_problems(config.test_problems)
         policy, loaded = self.policy(), load_reward_model(self.path / "reward_model")
         encoder = loaded.encoder
-        search = jax.jit(beam_search, static_argnames=("config", "separator_id", "end_id", "read_back"))
         tokens, lengths = policy.prompts([problem.prompt for problem in problems])
         at_once, rows, levels = 64, [], 0
         key = self.stage_key("beam")
         with self.progress.stage("beam search", len(problems), "problems") as stage:
             for start in range(0, len(problems), at_once):
                 members = np.minimum(np.arange(start, start + at_once), len(problems) - 1)  # the last batch is filled up
-                result = jax.device_get(search(
-                    policy.model, loaded.model, jax.random.fold_in(key, start), jnp.asarray(tokens[members]),
-                    jnp.asarray(lengths[members]), config.beam, separator_id=encoder.separator_id, end_id=encoder.end_id,
-                    read_back=encoder.read_back))
-                levels = max(levels, int(result.levels))
+                result = search(
+                    policy.model, loaded.model, jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(members)),
+                    tokens[members], lengths[members], config.beam, max_steps=config.search_steps,
+                    max_step_tokens=config.search_step_tokens, aggregation=config.aggregation,
+                    separator_id=encoder.separator_id, end_id=encoder.end_id, read_back=encoder.read_back)
+                costs, levels = result.costs, max(levels, int(result.levels.max()))
                 for place, problem in enumerate(problems[start : start + at_once]):
                     steps, _ = encoder.decode_steps(chosen_ids(result, place))
                     finished = bool(result.finished[place])
                     rows.append({"problem_id": problem.id, "problem": problem.prompt, "steps": list(steps),
                                  "finished": finished, "value": float(result.value[place]),
                                  "correct": finished and self.verify(problem, steps),
-                                 "policy_tokens": int(result.policy_tokens[place]),
-                                 "reward_tokens": int(result.reward_tokens[place])})
-                stage.advance(min(at_once, len(problems) - start), tokens=int(result.policy_tokens.sum()))
+                                 "policy_tokens": int(costs.policy_tokens[place]),
+                                 "reward_tokens": int(costs.reward_tokens[place])})
+                stage.advance(min(at_once, len(problems) - start), tokens=int(costs.policy_tokens.sum()))
         _write_rows(self.path / "beam.jsonl", rows)
         return {"levels": levels, "policy_tokens": sum(row["policy_tokens"] for row in rows)}
 

@@ -140,7 +140,7 @@ def _details(config: Quickstart, path: Path, table: BestOfN, steps: StepEvaluati
                   "PRM": f"{config.objective}, {config.head.kind} head, {config.label_problems} problems x "
                          f"{config.label_samples} solutions of the policy and {config.careless_solutions} careless ones",
                   "test": f"{len(problems)} problems ({config.test_part} part) x {config.samples} solutions",
-                  "solution score": f"{beam.aggregation} over step scores"},
+                  "solution score": f"{config.aggregation} over step scores"},
         accuracy_by_samples=curves.accuracy_curves(table), accuracy_by_tokens=(*by_tokens, searched),
         reliability=curves.reliability(steps), auroc_by_position=curves.position_curve(steps),
         planted_errors=curves.kind_bars(planted), confusion=curves.confusion(agreement),

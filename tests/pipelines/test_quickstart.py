@@ -16,7 +16,7 @@ from jaxprm.progress import SilentProgress
 from jaxprm.records import read_json_lines, read_solutions
 from jaxprm.rl.loop import ReinforceConfig
 from jaxprm.run_directory import RunDirectory
-from jaxprm.search.beam import BeamConfig
+from jaxprm.search.strategies.beam import Beam
 from jaxprm.tasks.arithmetic import ArithmeticTask
 from jaxprm.training import OptimizerConfig, TrainConfig
 
@@ -26,7 +26,7 @@ TINY = Quickstart(
     model=TransformerConfig(vocab_size=96, width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp_dim=48, context=128),
     row_tokens=64, row_steps=64, batch_rows=16, corpus=600, policy=TRAINING, label_problems=12, label_samples=2,
     careless_solutions=24, reward_model=dataclasses.replace(TRAINING, steps=4), monte_carlo_solutions=4, rollouts=2,
-    test_problems=6, samples=8, planted_problems=4, limit=32, beam=BeamConfig(2, 4, max_steps=6, max_step_tokens=10),
+    test_problems=6, samples=8, planted_problems=4, limit=32, beam=Beam(2, 4), search_steps=6, search_step_tokens=10,
     reinforce=ReinforceConfig(updates=2, problems=3, samples=4, max_steps=6, checkpoint_every=1), resamples=50)
 
 
@@ -114,7 +114,7 @@ def test_the_shipped_config_is_the_default():
     """The gin file spells out what matters; what it leaves out are the defaults of the dataclass."""
     shipped = resolve("quickstart").config
     assert isinstance(shipped, Quickstart) and shipped == Quickstart()
-    assert shipped.beam.candidates == shipped.samples  # equal budgets
+    assert shipped.beam.rows == shipped.samples  # equal budgets
 
 
 @pytest.mark.parametrize("change, message", [

@@ -8,7 +8,6 @@ Every step is one token and a separator (or the end token at a leaf):
                 d .5 -> d1 .9
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -19,7 +18,7 @@ import pytest
 from jaxprm.errors import InputError
 from jaxprm.generation import SamplingConfig
 from jaxprm.scoring import aggregate, score_steps
-from jaxprm.search import BeamConfig, beam_search, chosen_ids, chosen_path
+from jaxprm.search import Beam, Budget, Greedy, chosen_ids, chosen_path, search as run_search
 from jaxprm.steps import pad_solutions
 from jaxprm.testing import scripted_policy, scripted_reward_model, tiny_language_model, tiny_reward_model
 
@@ -30,8 +29,7 @@ ID = {name: index for index, name in enumerate(("<pad>", "<s>", "</s>", "|", "A"
 NAME = {index: name for name, index in ID.items()}
 VOCABULARY = len(ID)
 GREEDY = SamplingConfig(temperature=0.0)
-run_beam = jax.jit(beam_search, static_argnames=("config", "separator_id", "end_id", "read_back"))
-SEARCH = functools.partial(run_beam, separator_id=SEP, end_id=END, read_back=0)
+SEARCH = functools.partial(run_search, separator_id=SEP, end_id=END)
 
 
 def policy_of(tree, likely=None):
@@ -65,13 +63,14 @@ def names_of(result, problem):
 POLICY, REWARD = policy_of(TREE), reward_of()
 
 
-def search(config, *problems, key=0, policy=POLICY, reward=REWARD, **more):
+def search(strategy, *problems, key=0, policy=POLICY, reward=REWARD, max_steps=4, max_step_tokens=3, **more):
     """Two problems at once, so that all tests share compiled programs; one problem is searched twice."""
     problems = problems * 2 if len(problems) == 1 else problems
-    return jax.device_get(SEARCH(policy, reward, jax.random.key(key), *prompts(*problems), config, **more))
+    return SEARCH(policy, reward, jax.random.key(key), *prompts(*problems), strategy, max_steps=max_steps,
+                  max_step_tokens=max_step_tokens, **more)
 
 
-WIDE = BeamConfig(beam_width=2, expansions=6, max_steps=4, max_step_tokens=3)
+WIDE = Beam(beam_width=2, expansions=6)
 
 
 @pytest.mark.parametrize("readout", ["at", "before"])
@@ -80,9 +79,9 @@ def test_the_optimum_is_found_and_a_greedy_search_is_trapped(readout):
     found = search(WIDE, "A", "B", reward=reward, read_back=read_back)
     assert names_of(found, 0) == ["b", "|", "b1", "</s>"] and names_of(found, 1) == ["c", "</s>"]
     np.testing.assert_allclose(found.value, [0.6, 0.8], atol=1e-5)
-    assert found.finished.tolist() == [True, True] and found.levels == 2
+    assert found.finished.tolist() == [True, True] and found.levels.tolist() == [2, 2]
     if readout == "at":
-        greedy = search(dataclasses.replace(WIDE, beam_width=1, expansions=12), "A", "B")
+        greedy = search(Greedy(12), "A", "B")
         assert names_of(greedy, 0) == ["a", "|", "a1", "</s>"]
         np.testing.assert_allclose(greedy.value, [0.3, 0.8], atol=1e-5)
 
@@ -91,10 +90,10 @@ def test_budgets_are_counted_by_hand():
     """C = 12. A: 12 candidates of 2 tokens on both levels. B with its two kept paths c (ended) and d: 12 candidates, then the 6
     of d. The reward model reads the prompt of 3 once, and every token drawn once (an end token is read as the separator)."""
     found = search(WIDE, "A", "B")
-    assert found.policy_tokens.tolist() == [12 * 2 + 12 * 2, 12 * 2 + 6 * 2]
-    assert found.reward_tokens.tolist() == [3 + 48, 3 + 36]
+    assert found.costs.policy_tokens.tolist() == [12 * 2 + 12 * 2, 12 * 2 + 6 * 2]
+    assert found.costs.reward_tokens.tolist() == [3 + 48, 3 + 36]
     other = search(WIDE, "B", "A")
-    assert other.policy_tokens.tolist() == [36, 48] and other.reward_tokens.tolist() == [39, 51]
+    assert other.costs.policy_tokens.tolist() == [36, 48] and other.costs.reward_tokens.tolist() == [39, 51]
 
 
 def test_kept_nodes_and_parents_of_the_tree():
@@ -123,26 +122,25 @@ def test_copies_of_one_path_do_not_fill_the_beam():
 
 def test_copies_are_kept_where_there_is_nothing_else():
     """Greedy sampling: all candidates say the same, and both places of the beam go on."""
-    found = search(dataclasses.replace(WIDE, sampling=GREEDY), "A", policy=policy_of(TREE, likely={"A": "a", "a": "a2"}))
-    assert names_of(found, 0) == ["a", "|", "a2", "</s>"] and found.policy_tokens.tolist() == [48, 48]
+    found = search(WIDE, "A", sampling=GREEDY, policy=policy_of(TREE, likely={"A": "a", "a": "a2"}))
+    assert names_of(found, 0) == ["a", "|", "a2", "</s>"] and found.costs.policy_tokens.tolist() == [48, 48]
     np.testing.assert_allclose(found.value, 0.2, atol=1e-5)
 
 
 def test_aggregation_decides():
     """last: a-a1 .3, b-b1 .6, c .8, d-d1 .9 (under "min" c wins over d-d1)."""
-    last = search(dataclasses.replace(WIDE, aggregation="last"), "A", "B")
+    last = search(WIDE, "A", "B", aggregation="last")
     np.testing.assert_allclose(last.value, [0.6, 0.9], atol=1e-5)
     assert names_of(last, 1) == ["d", "|", "d1", "</s>"]
 
 
 def test_an_unfinished_solution_is_never_passed_off_as_finished():
     """One level only: A has no leaf there. B's c is finished and wins even over a better unfinished path."""
-    short = dataclasses.replace(WIDE, max_steps=1)
-    found = search(short, "A", "B")
+    found = search(WIDE, "A", "B", max_steps=1)
     assert found.finished.tolist() == [False, True]
     assert names_of(found, 0) == ["a", "|"] and names_of(found, 1) == ["c", "</s>"]
     reward = scripted_reward_model(np.where(np.arange(VOCABULARY) == ID["d"], 0.99, 0.1), of_previous=True)
-    found = search(short, "B", reward=reward)
+    found = search(WIDE, "B", reward=reward, max_steps=1)
     assert names_of(found, 0) == ["c", "</s>"] and found.finished.tolist() == [True] * 2
     np.testing.assert_allclose(found.value, 0.1, atol=1e-5)
 
@@ -152,8 +150,8 @@ def test_a_policy_that_never_ends_a_step():
     after = np.full((VOCABULARY, VOCABULARY), -100.0)
     after[:, ID["a"]] = 0.0
     found = search(WIDE, "A", policy=scripted_policy(after))
-    assert found.finished.tolist() == [False] * 2 and np.isneginf(found.value).all() and found.levels == 1
-    assert found.policy_tokens.tolist() == [12 * 3] * 2 and found.reward_tokens.tolist() == [3 + 12 * 3] * 2
+    assert found.finished.tolist() == [False] * 2 and np.isneginf(found.value).all() and found.levels.tolist() == [1, 1]
+    assert found.costs.policy_tokens.tolist() == [12 * 3] * 2 and found.costs.reward_tokens.tolist() == [3 + 12 * 3] * 2
     assert not found.tree.kept.any() and not found.tree.finished.any()
 
 
@@ -161,10 +159,10 @@ def test_a_policy_that_never_finishes():
     """a | a | a | ...: all levels are run, the value is that of the whole path, and it is not finished."""
     tree = {"A": ("a",), "a": ("a",)}
     found = search(WIDE, "A", policy=policy_of(tree))
-    assert found.levels == 4 and found.finished.tolist() == [False] * 2
+    assert found.levels.tolist() == [4, 4] and found.finished.tolist() == [False] * 2
     assert names_of(found, 0) == ["a", "|"] * 4
     np.testing.assert_allclose(found.value, 0.9, atol=1e-5)
-    assert found.policy_tokens.tolist() == [4 * 12 * 2] * 2 and found.reward_tokens.tolist() == [3 + 4 * 12 * 2] * 2
+    assert found.costs.policy_tokens.tolist() == [4 * 12 * 2] * 2 and found.costs.reward_tokens.tolist() == [3 + 4 * 12 * 2] * 2
 
 
 @pytest.mark.parametrize("read_back", [0, 1])
@@ -176,7 +174,7 @@ def test_empty_steps_are_scored_and_counted(read_back):
     found = search(WIDE, "A", policy=scripted_policy(after), reward=scripted_reward_model(score), read_back=read_back)
     assert names_of(found, 0) == ["|"] * 4 and found.finished.tolist() == [False] * 2
     np.testing.assert_allclose(found.value, score[SEP], atol=1e-5)
-    assert found.policy_tokens.tolist() == [48] * 2 and found.reward_tokens.tolist() == [3 + 48] * 2
+    assert found.costs.policy_tokens.tolist() == [48] * 2 and found.costs.reward_tokens.tolist() == [3 + 48] * 2
 
 
 def test_an_end_token_alone_ends_without_a_step():
@@ -187,9 +185,9 @@ def test_an_end_token_alone_ends_without_a_step():
         previous[ID[node]] = -100.0
         previous[ID[node], ID[child]] = 0.0
     found = search(WIDE, "A", policy=scripted_policy(after, previous))
-    assert names_of(found, 0) == ["a", "|", "</s>"] and found.finished.tolist() == [True] * 2 and found.levels == 2
+    assert names_of(found, 0) == ["a", "|", "</s>"] and found.levels.tolist() == [2, 2] and found.finished.all()
     np.testing.assert_allclose(found.value, 0.9, atol=1e-5)
-    assert found.policy_tokens.tolist() == [12 * 2 + 12] * 2 and found.reward_tokens.tolist() == [3 + 12 * 2] * 2
+    assert found.costs.policy_tokens.tolist() == [12 * 2 + 12] * 2 and found.costs.reward_tokens.tolist() == [3 + 12 * 2] * 2
 
 
 def test_a_solution_of_no_step_never_beats_one_with_steps():
@@ -199,7 +197,7 @@ def test_a_solution_of_no_step_never_beats_one_with_steps():
     assert names_of(found, 0) == ["</s>"] and found.value.tolist() == [0.0] * 2 and found.finished.tolist() == [True] * 2
 
 
-RANDOM = BeamConfig(beam_width=2, expansions=2, max_steps=4, max_step_tokens=4, aggregation="prod")
+RANDOM = dict(strategy=Beam(beam_width=2, expansions=2), max_steps=4, max_step_tokens=4, aggregation="prod")
 
 
 @pytest.fixture(scope="module")
@@ -220,12 +218,12 @@ def test_values_and_scores_equal_full_rescoring(read_back, random_models):
     checked = 0
     for seed in range(4):
         tokens, lengths = random_prompts()
-        result = jax.device_get(SEARCH(policy, reward, jax.random.key(seed), tokens, lengths, RANDOM, read_back=read_back))
+        result = SEARCH(policy, reward, jax.random.key(seed), tokens, lengths, **RANDOM, read_back=read_back)
         tree = result.tree
         drawn = tree.lengths.sum((1, 2))
         bare = ((tree.lengths == 1) & (tree.tokens[..., 0] == END)).sum((1, 2))
-        np.testing.assert_array_equal(result.policy_tokens, drawn)
-        np.testing.assert_array_equal(result.reward_tokens, np.asarray(lengths) + drawn - bare)
+        np.testing.assert_array_equal(result.costs.policy_tokens, drawn)
+        np.testing.assert_array_equal(result.costs.reward_tokens, np.asarray(lengths) + drawn - bare)
         encoded, values, scores = [], [], []
         for problem, level, candidate in np.argwhere(np.isfinite(tree.values)).tolist():
             ids, ends = tokens[problem, : lengths[problem]].tolist(), []
@@ -249,35 +247,47 @@ def test_values_and_scores_equal_full_rescoring(read_back, random_models):
 
 
 def test_fixed_by_the_seed(random_models):
-    run = lambda seed: jax.device_get(SEARCH(*random_models, jax.random.key(seed), *random_prompts(), RANDOM))  # noqa: E731
-    for one, other in zip(jax.tree.leaves(run(3)), jax.tree.leaves(run(3))):
+    run = lambda seed: SEARCH(*random_models, jax.random.key(seed), *random_prompts(), **RANDOM)  # noqa: E731
+    for one, other in zip(jax.tree.leaves(run(3).tree), jax.tree.leaves(run(3).tree), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (run(3).tree.tokens != run(4).tree.tokens).any()
 
 
 def test_the_order_of_problems_does_not_matter(random_models):
-    config, order = dataclasses.replace(RANDOM, sampling=GREEDY), np.array([2, 0, 1])
-    run = lambda order: jax.device_get(SEARCH(*random_models, jax.random.key(0), *random_prompts(order), config))  # noqa: E731
-    plain, mixed = run((0, 1, 2)), run(order)
-    for new, old in enumerate(order.tolist()):
-        assert chosen_ids(mixed, new) == chosen_ids(plain, old)
-    for name in ("value", "finished", "policy_tokens", "reward_tokens"):
-        np.testing.assert_allclose(getattr(mixed, name), getattr(plain, name)[order], atol=1e-6)
+    """With a key of its own, a problem's tree is the same wherever it stands, down to the last sampled token."""
+    order = np.array([2, 0, 1])
+    keys = jax.random.split(jax.random.key(7), 3)
+    plain = SEARCH(*random_models, keys, *random_prompts(), **RANDOM)
+    mixed = SEARCH(*random_models, keys[order], *random_prompts(order), **RANDOM)
+    np.testing.assert_array_equal(mixed.tree.tokens, plain.tree.tokens[order])
+    for name in ("candidate", "level", "finished", "stopped", "levels"):
+        np.testing.assert_array_equal(getattr(mixed, name), getattr(plain, name)[order])
+    for name in ("policy_tokens", "reward_tokens", "policy_forwards", "reward_forwards", "flops"):
+        np.testing.assert_array_equal(getattr(mixed.costs, name), getattr(plain.costs, name)[order])
+    np.testing.assert_allclose(mixed.value, plain.value[order], atol=1e-6)
 
 
 def test_one_compilation_per_shape(random_models):
-    """Another key, other lengths, other parameters: the same program."""
+    """Another key, other lengths, other parameters, another budget: the same two programs (one reads the prompts)."""
     tokens, lengths = random_prompts()
-    SEARCH(*random_models, jax.random.key(0), tokens, lengths, RANDOM)
-    before = run_beam._cache_size()
-    SEARCH(*random_models, jax.random.key(1), tokens, lengths - 1, RANDOM)
-    SEARCH(tiny_language_model(5), tiny_reward_model(6), jax.random.key(2), tokens[::-1], lengths, RANDOM)
-    assert run_beam._cache_size() == before
+    SEARCH(*random_models, jax.random.key(0), tokens, lengths, **RANDOM)
+    again = SEARCH(*random_models, jax.random.key(1), tokens, lengths - 1, **RANDOM, budget=Budget(policy_tokens=9))
+    assert again.costs.compilations == 0
+    assert SEARCH(tiny_language_model(5), tiny_reward_model(6), jax.random.key(2), tokens[::-1], lengths,
+                  **RANDOM).costs.compilations == 0
 
 
 @pytest.mark.parametrize("changes, field", [(dict(beam_width=0), "beam_width"), (dict(expansions=0), "expansions"),
-                                            (dict(max_steps=0), "max_steps"), (dict(max_step_tokens=0), "max_step_tokens"),
-                                            (dict(aggregation="median"), "aggregation")])
-def test_bad_configs_are_refused(changes, field, without_type_checks):
+                                            (dict(finished="stay"), "finished"), (dict(duplicates="drop"), "duplicates"),
+                                            (dict(ties="last"), "ties")])
+def test_bad_strategies_are_refused(changes, field, without_type_checks):
     with pytest.raises(InputError, match=f"field '{field}' = "):
-        BeamConfig(**changes)
+        Beam(**changes)
+
+
+@pytest.mark.parametrize("changes, field", [(dict(max_steps=0), "max_steps"), (dict(max_step_tokens=0), "max_step_tokens"),
+                                            (dict(aggregation="median"), "aggregation"), (dict(compaction=-1), "compaction"),
+                                            (dict(max_step_tokens=62), "lengths")])
+def test_bad_settings_are_refused(changes, field, without_type_checks):
+    with pytest.raises(InputError, match=f"field '{field}' = "):
+        search(WIDE, "A", **changes)
