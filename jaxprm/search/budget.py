@@ -65,6 +65,22 @@ class Spent:
         return jnp.where(over.any(0), 1 + jnp.argmax(over, axis=0), 0).astype(jnp.int32)
 
 
+def no_costs(policy: TransformerConfig, reward: TransformerConfig, prompts: Int[Array, " B"], longest: int) -> Spent:
+    """Counts after both models have read the prompts."""
+    none = jnp.zeros_like(prompts)
+    flops = sum(read_flops(config, none, prompts, longest, vocabulary=False) for config in (policy, reward))
+    return Spent(none, prompts, none + 1, none + 1, flops + 2.0 * policy.width * policy.vocab_size, none)
+
+
+def spend(policy: TransformerConfig, reward: TransformerConfig, spent: Spent, start: Int[Array, "B C"],
+          drawn: Int[Array, "B C"], read: Int[Array, "B C"], longest: int) -> Spent:
+    """Counts after one more step: tokens drawn and read by each row of a problem behind ``start`` others."""
+    flops = read_flops(policy, start, drawn, longest, vocabulary=True) + read_flops(reward, start, read, longest,
+                                                                                    vocabulary=False)
+    return Spent(spent.policy_tokens + drawn.sum(1), spent.reward_tokens + read.sum(1), spent.policy_forwards + drawn.max(1),
+                 spent.reward_forwards + (read > 0).any(1), spent.flops + flops.sum(1), spent.levels)
+
+
 def read_flops(config: TransformerConfig, start: Int[Array, "..."], lengths: Int[Array, "..."], longest: int,
                vocabulary: bool) -> Float[Array, "..."]:
     """FLOPs of reading ``lengths`` tokens after ``start`` others, as `training_flops` counts a forward pass: 2 per weight, and

@@ -22,40 +22,18 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxprm.errors import InputError
-from jaxprm.generation.sampler import Generation, SamplingConfig, generate, start
+from jaxprm.generation.sampler import SamplingConfig, start
 from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
-from jaxprm.scoring.aggregation import AGGREGATIONS, Aggregation, aggregate
-from jaxprm.scoring.incremental import ScoreState, extend_scores, start_scores
-from jaxprm.search.budget import LIMITS, Budget, Spent, read_flops
+from jaxprm.scoring.aggregation import Aggregation, aggregate
+from jaxprm.scoring.incremental import start_scores
+from jaxprm.search.budget import LIMITS, Budget, Spent, no_costs, spend
 from jaxprm.search.result import STOPS, SearchCosts, SearchResult, SearchTree
-from jaxprm.search.strategies.base import Level, Strategy, pick
+from jaxprm.search.rows import Models, Rows, Rules, Step, draw_step, next_entropies
+from jaxprm.search.strategies.base import Level, Strategy, first_of, pick
 
 _STOP = {name: code for code, name in enumerate(STOPS)}
 _traced = 0  # programs traced by this process; a jitted function runs its Python code once per program
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rules:
-    """What is static in a program beside the strategy."""
-
-    max_steps: int
-    max_step_tokens: int
-    sampling: SamplingConfig
-    aggregation: Aggregation
-    separator_id: int
-    end_id: int
-    read_back: int
-    compacts: bool
-
-    def __post_init__(self):
-        for field in ("max_steps", "max_step_tokens"):
-            if getattr(self, field) < 1:
-                raise InputError("must be at least 1", field=field, value=getattr(self, field))
-        if self.aggregation not in AGGREGATIONS:
-            raise InputError(f"must be one of {', '.join(AGGREGATIONS)}", field="aggregation", value=self.aggregation)
-        if self.read_back not in (0, 1):
-            raise InputError("must be 0 or 1", field="read_back", value=self.read_back)
 
 
 @jax.tree_util.register_dataclass
@@ -86,13 +64,11 @@ class _Paths:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """Paths, and the caches of those that go on: row j of problem b belongs to slot ``slots[b, j]``."""
+    """Paths, and the caches of those that go on."""
 
     level: Array
     paths: _Paths
-    slots: Int[Array, "B R"]
-    policy: Generation
-    rewards: ScoreState
+    rows: Rows
 
 
 def search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
@@ -121,24 +97,27 @@ def search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, pro
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
     """
     begun, traced = time.monotonic(), _traced
-    rules = _Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, compaction > 0)
+    rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, compaction > 0,
+                  min(policy.config.context, reward_model.config.context))
     lengths = np.asarray(lengths, np.int32)
-    _check(policy, reward_model, lengths, prompts.shape, rules, compaction)
+    _check(lengths, prompts.shape, rules, compaction)
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
     limits = np.array([np.inf if getattr(budget, name) is None else getattr(budget, name) for name in LIMITS], np.float32)
 
-    state = _start(policy, reward_model, keys, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), strategy, rules)
+    models = Models(policy, reward_model)
+    state = _start(models, keys, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), strategy, rules)
     members, found = np.arange(len(lengths)), None
     while True:
-        halves = [_halvings(size, full, compaction) for size, full in zip(state.slots.shape, (len(lengths), strategy.rows))]
+        shape, largest = state.rows.slots.shape, (len(lengths), strategy.rows)
+        halves = [_halvings(size, full, compaction) for size, full in zip(shape, largest)]
         until = max_steps if budget.seconds is None else int(state.level) + 1
         stops = jnp.asarray((until, *(sizes[1] if len(sizes) > 1 else 0 for sizes in halves)), jnp.int32)
-        state, counts = _run(policy, reward_model, *_apart(state), jnp.asarray(limits), stops, strategy, rules)
+        state, counts = _run(models, *_apart(state), jnp.asarray(limits), stops, strategy, rules)
         counts = [int(count) for count in counts]  # problems that go on, and the most rows of one of them that do
         if not counts[0] or (budget.seconds is not None and time.monotonic() - begun >= budget.seconds):
             break
         sizes = tuple(min(size for size in sizes if size >= count) for sizes, count in zip(halves, counts))
-        if sizes != state.slots.shape:
+        if sizes != shape:
             found = _put(found, members, state.paths)
             state, going = _narrow(state, *sizes)
             members = members[np.asarray(going)]
@@ -146,8 +125,7 @@ def search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, pro
     return _result(*found, keys, strategy, time.monotonic() - begun, _traced - traced)
 
 
-def _check(policy: LanguageModel, reward_model: RewardModel, lengths: np.ndarray, shape: tuple[int, ...], rules: _Rules,
-           compaction: int) -> None:
+def _check(lengths: np.ndarray, shape: tuple[int, ...], rules: Rules, compaction: int) -> None:
     if compaction < 0:
         raise InputError("must not be negative", field="compaction", value=compaction)
     if len(shape) != 2 or lengths.shape != shape[:1] or not shape[0]:
@@ -155,11 +133,10 @@ def _check(policy: LanguageModel, reward_model: RewardModel, lengths: np.ndarray
     if lengths.min() < 1 or lengths.max() > shape[1]:
         raise InputError(f"must be between 1 and {shape[1]}, the width of the prompts", field="lengths",
                          value=(int(lengths.min()), int(lengths.max())))
-    for name, model in (("policy", policy), ("reward_model", reward_model)):
-        if lengths.max() + rules.max_step_tokens > model.config.context:
-            raise InputError(f"the prompt of problem {int(lengths.argmax())} and a step of {rules.max_step_tokens} need more "
-                             f"than the {name}'s context of {model.config.context} tokens", field="lengths",
-                             value=int(lengths.max()), hint="leave the problem out, or use a model with a longer context")
+    if lengths.max() + rules.max_step_tokens > rules.context:
+        raise InputError(f"the prompt of problem {int(lengths.argmax())} and a step of {rules.max_step_tokens} tokens do not "
+                         f"fit into the context of {rules.context} tokens that both models have", field="lengths",
+                         value=int(lengths.max()), hint="leave the problem out, or use models with a longer context")
 
 
 def _halvings(size: int, full: int, count: int) -> list[int]:
@@ -176,169 +153,195 @@ def _trace() -> None:
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "rules"))
-def _start(policy, reward_model, keys, prompts, lengths, strategy: Strategy, rules: _Rules) -> _Search:
+def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Rules) -> _Search:
     _trace()
     problems, wide, levels, room = prompts.shape[0], strategy.rows, rules.max_steps, rules.max_step_tokens
-    # No path grows beyond the context or the last level, and rows that do not grow write one step's slots in vain.
-    context = min(policy.config.context, reward_model.config.context)
-    capacity = min(levels * room, context) + room
+    # No path grows beyond the context or the last level; lookahead, and rows that do not grow, write behind its end.
+    capacity = min(levels * room, rules.context) + room * (1 + strategy.lookahead)
     nodes, slots, none = (problems, levels, wide), (problems, wide), jnp.zeros((problems,), jnp.int32)
     tree = SearchTree(tokens=jnp.zeros((*nodes, room), jnp.int32), lengths=jnp.zeros(nodes, jnp.int32),
                       parents=jnp.full(nodes, -1, jnp.int32), scores=jnp.zeros(nodes), values=jnp.full(nodes, -jnp.inf),
                       kept=jnp.zeros(nodes, bool), finished=jnp.zeros(nodes, bool), log_probs=jnp.zeros(nodes),
                       entropy=jnp.zeros(nodes))
-    prompt_flops = sum(read_flops(model.config, none, lengths, prompts.shape[1], False) for model in (policy, reward_model))
-    spent = Spent(none, lengths, none + 1, none + 1, prompt_flops + 2.0 * policy.config.width * policy.config.vocab_size, none)
     alive = jnp.broadcast_to(jnp.arange(wide) < strategy.first_rows, slots)
     paths = _Paths(scores=jnp.zeros((*slots, levels)), steps=jnp.zeros(slots, jnp.int32), tokens=jnp.zeros(slots, jnp.int32),
                    finished=jnp.zeros(slots, bool), alive=alive, parents=jnp.full(slots, -1, jnp.int32),
                    texts=jnp.zeros(slots, jnp.int32), stopped=none, prompts=lengths, keys=keys,
-                   strategy=strategy.init(problems), spent=spent, tree=tree)
-    order = jnp.broadcast_to(jnp.arange(wide, dtype=jnp.int32), slots)
-    return _Search(jnp.int32(0), paths, order, start(policy, prompts, lengths, wide, capacity),
-                   start_scores(reward_model, prompts, lengths, wide, capacity))
+                   strategy=strategy.init(problems),
+                   spent=no_costs(models.policy.config, models.reward.config, lengths, prompts.shape[1]), tree=tree)
+    rows = Rows(jnp.broadcast_to(jnp.arange(wide, dtype=jnp.int32), slots),
+                start(models.policy, prompts, lengths, wide, capacity),
+                start_scores(models.reward, prompts, lengths, wide, capacity))
+    return _Search(jnp.int32(0), paths, rows)
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "rules"), donate_argnames="buffers")
-def _run(policy, reward_model, state: _Search, buffers: tuple, limits, stops, strategy: Strategy,
-         rules: _Rules) -> tuple[_Search, tuple[Array, Array]]:
+def _run(models: Models, state: _Search, buffers: tuple, limits, stops, strategy: Strategy,
+         rules: Rules) -> tuple[_Search, tuple[Array, Array]]:
     """Levels until every problem has stopped, level ``stops[0]`` is reached, at most ``stops[1]`` problems go on, or none of
     them in more than ``stops[2]`` rows; and these two numbers."""
     _trace()
     state = _together(state, buffers)
-    context = min(policy.config.context, reward_model.config.context)
 
     def counts(state):
-        drawing = _drawing(state.paths, rules, context)
-        return (state.paths.stopped == 0).sum(), drawing.sum(1).max()
+        return (state.paths.stopped == 0).sum(), _drawing(state.paths, rules).sum(1).max()
 
     def going(state):
         problems, rows = counts(state)
         return (problems > stops[1]) & (rows > stops[2]) & (state.level < stops[0])
 
-    state = jax.lax.while_loop(
-        going, lambda state: _level(policy, reward_model, state, limits, strategy, rules, context), state)
+    state = jax.lax.while_loop(going, lambda state: _level(models, state, limits, strategy, rules), state)
     return state, counts(state)
 
 
 def _apart(state: _Search) -> tuple[_Search, tuple]:
     """The state, and its large buffers: these are given up to the next call."""
-    caches = state.policy.cache, state.rewards.cache
+    caches = state.rows.policy.cache, state.rows.rewards.cache
     return _together(state, ((), ()) * 2), tuple(x for cache in caches for x in (cache.keys, cache.values))
 
 
 def _together(state: _Search, buffers: tuple) -> _Search:
-    policy, rewards = (dataclasses.replace(cache, keys=keys, values=values) for cache, keys, values in zip(
-        (state.policy.cache, state.rewards.cache), buffers[::2], buffers[1::2]))
-    return dataclasses.replace(state, policy=dataclasses.replace(state.policy, cache=policy),
-                               rewards=dataclasses.replace(state.rewards, cache=rewards))
+    policy, rewards = state.rows.policy, state.rows.rewards
+    first, second = (dataclasses.replace(part.cache, keys=keys, values=values) for part, keys, values in zip(
+        (policy, rewards), buffers[::2], buffers[1::2]))
+    return dataclasses.replace(state, rows=Rows(state.rows.slots, dataclasses.replace(policy, cache=first),
+                                                dataclasses.replace(rewards, cache=second)))
 
 
-def _drawing(paths: _Paths, rules: _Rules, context: int) -> Array:
+def _drawing(paths: _Paths, rules: Rules) -> Array:
     """Slots bool[B, C] whose path goes on: not ended, of a problem that has not stopped, with room for one more step."""
-    fits = paths.prompts[:, None] + paths.tokens + rules.max_step_tokens <= context
+    fits = paths.prompts[:, None] + paths.tokens + rules.max_step_tokens <= rules.context
     return paths.alive & ~paths.finished & fits & (paths.stopped == 0)[:, None]
 
 
-def _level(policy, reward_model, state: _Search, limits, strategy: Strategy, rules: _Rules, context: int) -> _Search:
-    paths, level, slots = state.paths, state.level, state.slots
+def _level(models: Models, state: _Search, limits, strategy: Strategy, rules: Rules) -> _Search:
+    paths, level = state.paths, state.level
     problems, wide = paths.alive.shape
-    width = slots.shape[1]
-    fold = lambda keys, numbers: jax.vmap(jax.random.fold_in)(keys, numbers)  # noqa: E731
-    keys = fold(paths.keys, jnp.full((problems,), level))
-    row_keys = fold(jnp.repeat(keys, width), slots.reshape(-1))  # by slot: the same draws whatever rows there are
-    select_keys = fold(keys, jnp.full((problems,), wide))
-    drawing = _drawing(paths, rules, context)
+    width = state.rows.slots.shape[1]
+    keys = _fold(paths.keys, level)
+    step, rows, spent = _draw(models, state, keys, strategy, rules)
+    finished = paths.finished | step.ended
+    usable = paths.alive & (paths.finished | step.closed)
+    scores, steps = _with_step(paths, step)
+    ahead = jnp.zeros((problems, wide, 0))
+    if strategy.lookahead:
+        ahead, rows, spent = _look_ahead(models, rows, _fold(keys, wide + 1), step, paths, spent, strategy, rules)
+    texts = (paths.texts[:, :, None] == paths.texts[:, None]) & (step.tokens[:, :, None] == step.tokens[:, None]).all(-1)
+    uncertain = next_entropies(rows, wide) if strategy.entropies else jnp.zeros_like(step.entropies)
+    first = first_of(texts & usable[:, None] | jnp.eye(wide, dtype=bool))
+    found = Level(jnp.zeros_like(step.score), scores, steps, finished, first,
+                  step.entropies / jnp.maximum(step.lengths, 1), uncertain, step.log_probs, level, paths.strategy)
+    found = dataclasses.replace(found, values=_values(found, ahead, usable, strategy, rules))
 
-    samples, policy_state = generate(policy, state.policy, row_keys, pick(drawing, slots).reshape(-1), rules.sampling,
-                                     rules.max_step_tokens, rules.end_id, rules.separator_id, entropies=strategy.entropies)
-    last = jnp.take_along_axis(samples.tokens, jnp.maximum(samples.lengths - 1, 0)[:, None], axis=1)[:, 0]
-    bare_end = samples.finished & (samples.lengths == 1)  # the end token alone: the solution ends, there is no new step
-    closed = (last == rules.separator_id) | samples.finished
-    step_tokens = jnp.where(samples.tokens == rules.end_id, rules.separator_id, samples.tokens)
-    read = jnp.where(bare_end, 0, samples.lengths)
-    score, rewards = extend_scores(reward_model, state.rewards, step_tokens, read, rules.read_back)
-
-    def per_slot(x):  # rows -> slots; zero where a slot has no row
-        x = x.reshape(problems, width, *x.shape[1:])
-        empty = jnp.zeros((problems, wide, *x.shape[2:]), x.dtype)
-        return jax.vmap(lambda slot, row, place: slot.at[place].set(row))(empty, x, slots)
-
-    tokens, lengths, read, score, closed, bare_end, ended, log_probs = map(per_slot, (
-        samples.tokens, samples.lengths, read, score, closed, bare_end, samples.finished, samples.log_probs.sum(1)))
-    entropy = per_slot(samples.entropies.sum(1)) / jnp.maximum(lengths, 1) if strategy.entropies else jnp.zeros_like(score)
-    new_step = drawing & ~bare_end
-    place = jnp.arange(rules.max_steps)
-    scores = jnp.where((place == paths.steps[..., None]) & new_step[..., None], score[..., None], paths.scores)
-    steps = paths.steps + new_step
-    finished = paths.finished | (drawing & ended)
-    usable = paths.alive & (paths.finished | (drawing & closed))
-    values = jnp.where(usable, aggregate(scores, place < steps[..., None], rules.aggregation), -jnp.inf)
-    same = (paths.texts[:, :, None] == paths.texts[:, None]) & (tokens[:, :, None] == tokens[:, None]).all(-1)
-    same = (same & usable[:, None]) | jnp.eye(wide, dtype=bool)
-    first = jnp.argmax(same, axis=2).astype(jnp.int32)
-
-    found = Level(values, scores, steps, finished, first, entropy, log_probs, level, paths.strategy)
-    found = dataclasses.replace(found, values=jnp.where(usable, strategy.value(found), -jnp.inf))
-    selection = strategy.select(select_keys, found)
-    running = paths.stopped == 0
-    kept = jax.vmap(lambda parents, alive: jnp.zeros((wide,), bool).at[parents].max(alive))(selection.parents, selection.alive)
-    nodes = dict(tokens=tokens, lengths=lengths, parents=jnp.where(paths.alive, paths.parents, -1), scores=score,
-                 values=found.values, kept=kept & usable, finished=finished & usable, log_probs=log_probs, entropy=entropy)
-    tree = SearchTree(**{name: jax.lax.dynamic_update_index_in_dim(getattr(paths.tree, name), value, level, 1)
-                         for name, value in nodes.items()})
-    spent = _spend(policy, reward_model, paths, lengths, read, running)
-
-    parents = selection.parents
-    alive = selection.alive & pick(usable, parents)
-    after = _Paths(scores=pick(scores, parents), steps=pick(steps, parents), tokens=pick(paths.tokens + lengths, parents),
-                   finished=pick(finished, parents), alive=alive, parents=parents, texts=pick(first, parents),
+    selection = strategy.select(_fold(keys, wide), found)
+    parents, alive = selection.parents, selection.alive & pick(usable, selection.parents)
+    kept = jax.vmap(lambda parents, alive: jnp.zeros((wide,), bool).at[parents].max(alive))(parents, alive)
+    nodes = SearchTree(step.tokens, step.lengths, jnp.where(paths.alive, paths.parents, -1), step.score, found.values, kept,
+                       finished & usable, step.log_probs, found.entropy)
+    tree = jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, level, 1), paths.tree, nodes)
+    spent = dataclasses.replace(spent, levels=spent.levels + (paths.stopped == 0))
+    after = _Paths(scores=pick(scores, parents), steps=pick(steps, parents), tokens=pick(paths.tokens + step.lengths, parents),
+                   finished=pick(finished, parents), alive=alive, parents=parents, texts=pick(found.first, parents),
                    stopped=paths.stopped, prompts=paths.prompts, keys=paths.keys, strategy=selection.state, spent=spent,
                    tree=tree)
-    after = dataclasses.replace(after, stopped=_stopped(after, level + 1, spent.reached(limits), rules, context))
+    after = dataclasses.replace(after, stopped=_stopped(after, level + 1, spent.reached(limits), rules))
     after = dataclasses.replace(after, alive=alive & (after.stopped == 0)[:, None])
-    drawing = _drawing(after, rules, context)
-    if not (strategy.reorders or rules.compacts):
-        return _Search(level + 1, after, slots, policy_state, rewards)
-    # The rows of the next level: the slots that go on first; each continues the row of its parent.
-    row_of = jax.vmap(lambda place: jnp.zeros((wide,), jnp.int32).at[place].set(jnp.arange(width, dtype=jnp.int32)))(slots)
-    slots = jnp.argsort(~drawing, axis=1, stable=True)[:, :width].astype(jnp.int32)
-    source = pick(row_of, pick(parents, slots))
-    logits = policy_state.next_logits.reshape(problems, width, -1)
-    return _Search(level + 1, after, slots,
-                   Generation(policy_state.cache.gather(source), pick(logits, source).reshape(problems * width, -1)),
-                   rewards.gather(source))
+    if strategy.reorders or rules.compacts:
+        # The rows of the next level: the slots that go on first; each continues the row of its parent.
+        slots = jnp.argsort(~_drawing(after, rules), axis=1, stable=True)[:, :width].astype(jnp.int32)
+        rows = rows.gather(slots, pick(rows.row_of(wide), pick(parents, slots)))
+    return _Search(level + 1, after, rows)
 
 
-def _spend(policy, reward_model, paths: _Paths, lengths: Array, read: Array, running: Array) -> Spent:
-    spent, start = paths.spent, paths.prompts[:, None] + paths.tokens
-    longest = paths.tree.tokens.shape[-1]
-    flops = (read_flops(policy.config, start, lengths, longest, True)
-             + read_flops(reward_model.config, start, read, longest, False)).sum(1)
-    return Spent(spent.policy_tokens + lengths.sum(1), spent.reward_tokens + read.sum(1),
-                 spent.policy_forwards + lengths.max(1), spent.reward_forwards + (read > 0).any(1),
-                 spent.flops + flops, spent.levels + running)
+def _fold(keys: jax.Array, number: Array | int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def _stopped(paths: _Paths, level: Array, limit: Array, rules: _Rules, context: int) -> Array:
+def _with_step(paths: _Paths, step: Step) -> tuple[Array, Array]:
+    """Scores and number of steps of the paths with the newest one; an end token alone is no step."""
+    new = (step.lengths > 0) & ~step.empty
+    place = jnp.arange(paths.scores.shape[-1]) == paths.steps[..., None]
+    return jnp.where(place & new[..., None], step.score[..., None], paths.scores), paths.steps + new
+
+
+def _values(found: Level, ahead: Array, usable: Array, strategy: Strategy, rules: Rules) -> Array:
+    """Values of paths; scores of lookahead steps [B, C, A] (NaN where there is none) count as if the path had taken them."""
+    place = jnp.arange(rules.max_steps + ahead.shape[-1])
+    scores, steps = found.scores, found.steps
+    if ahead.shape[-1]:
+        scores = jnp.concatenate([scores, jnp.zeros_like(ahead)], axis=-1)
+        for index in range(ahead.shape[-1]):
+            there = ~jnp.isnan(ahead[..., index])
+            scores = jnp.where((place == steps[..., None]) & there[..., None], ahead[..., index, None], scores)
+            steps = steps + there
+    longer = dataclasses.replace(found, scores=scores, steps=steps, values=aggregate(
+        scores, place < steps[..., None], rules.aggregation))
+    return jnp.where(usable, strategy.value(longer), -jnp.inf)
+
+
+def _draw(models: Models, state: _Search, keys: jax.Array, strategy: Strategy, rules: Rules) -> tuple[Step, Rows, Spent]:
+    """One step of every slot that goes on; with early rejection in two parts, the second for the survivors only."""
+    paths, rows = state.paths, state.rows
+    drawing, begin = _drawing(paths, rules), paths.prompts[:, None] + paths.tokens
+    models_costs = functools.partial(spend, models.policy.config, models.reward.config)
+    part = min(strategy.partial_tokens, rules.max_step_tokens)
+    step, rows = draw_step(models, rows, keys, drawing, rules, rules.sampling, part or rules.max_step_tokens,
+                           entropies=strategy.entropies)
+    spent = models_costs(paths.spent, begin, step.lengths, step.read, step.tokens.shape[-1])
+    if not part or part == rules.max_step_tokens:
+        return step, rows, spent
+    scores, steps = _with_step(paths, step)
+    zeros = jnp.zeros_like(step.score)
+    found = Level(zeros, scores, steps, step.ended, jnp.broadcast_to(jnp.arange(zeros.shape[1]), zeros.shape), zeros, zeros,
+                  step.log_probs, state.level, paths.strategy)
+    found = dataclasses.replace(found, values=_values(found, jnp.zeros((*zeros.shape, 0)), drawing, strategy, rules))
+    survivors = strategy.survivors(found, drawing)
+    width = strategy.most_survivors(rows.slots.shape[1])
+    order = jnp.argsort(~pick(survivors, rows.slots), axis=1, stable=True)[:, :width]
+    rows = rows.gather(pick(rows.slots, order), order)
+    rest, rows = draw_step(models, rows, keys, survivors & ~step.closed, rules, rules.sampling, rules.max_step_tokens - part,
+                           before=part, entropies=strategy.entropies)
+    spent = models_costs(spent, begin + step.lengths, rest.lengths, rest.read, rest.tokens.shape[-1])
+    step = step.then(rest)
+    return dataclasses.replace(step, closed=step.closed & survivors, ended=step.ended & survivors), rows, spent
+
+
+def _look_ahead(models: Models, rows: Rows, keys: jax.Array, step: Step, paths: _Paths, spent: Spent, strategy: Strategy,
+                rules: Rules) -> tuple[Array, Rows, Spent]:
+    """Scores [B, C, A] of the steps drawn behind the newest, NaN where there is none; the rows are as they were."""
+    sampling = dataclasses.replace(rules.sampling, temperature=0.0) if strategy.greedy_lookahead else rules.sampling
+    begin = paths.prompts[:, None] + paths.tokens + step.lengths
+
+    def further(carry, number):
+        drawing, begin, ahead, spent = carry
+        drawing &= begin + rules.max_step_tokens <= rules.context
+        step, ahead = draw_step(models, ahead, _fold(keys, number), drawing, rules, sampling, rules.max_step_tokens)
+        spent = spend(models.policy.config, models.reward.config, spent, begin, step.lengths, step.read, rules.max_step_tokens)
+        score = jnp.where((step.read > 0) & step.closed, step.score, jnp.nan)
+        return (drawing & step.closed & ~step.ended, begin + step.lengths, ahead, spent), score
+
+    carry = (step.closed & ~step.ended, begin, rows, spent)
+    (_, _, ahead, spent), scores = jax.lax.scan(further, carry, jnp.arange(strategy.lookahead))
+    return jnp.moveaxis(scores, 0, -1), ahead.back_to(rows), spent
+
+
+def _stopped(paths: _Paths, level: Array, limit: Array, rules: Rules) -> Array:
     """Why problems have stopped (indices of `STOPS`), 0 for those that go on."""
-    open_ = (paths.alive & ~paths.finished).any(1)
-    fits = _drawing(paths, rules, context).any(1)
-    reasons = [(~open_, _STOP["finished"]), (limit > 0, _STOP[LIMITS[0]] + limit - 1),
-               (level >= rules.max_steps, _STOP["steps"]), (~fits, _STOP["context"])]
+    reasons = [(~(paths.alive & ~paths.finished).any(1), _STOP["finished"]), (limit > 0, _STOP[LIMITS[0]] + limit - 1),
+               (level >= rules.max_steps, _STOP["steps"]), (~_drawing(paths, rules).any(1), _STOP["context"])]
     stopped = jnp.zeros_like(paths.stopped)
     for is_so, code in reversed(reasons):
         stopped = jnp.where(is_so, code, stopped)
     return jnp.where(paths.stopped > 0, paths.stopped, stopped)
 
 
-@functools.partial(jax.jit, static_argnames=("problems", "rows"))
-def _narrow(state: _Search, problems: int, rows: int) -> tuple[_Search, Array]:
+@functools.partial(jax.jit, static_argnames=("problems", "width"))
+def _narrow(state: _Search, problems: int, width: int) -> tuple[_Search, Array]:
     """The problems that go on, and the first rows of each; a problem that has stopped fills up where fewer go on."""
     _trace()
-    old = state.slots.shape[1]
+    rows, old = state.rows, state.rows.slots.shape[1]
     chosen = jnp.argsort(state.paths.stopped > 0, stable=True)[:problems]
-    kept = (chosen[:, None] * old + jnp.arange(rows)).reshape(-1)
+    kept = (chosen[:, None] * old + jnp.arange(width)).reshape(-1)
 
     def take(x, index):
         return jax.tree.map(lambda leaf: leaf[index], x)
@@ -346,9 +349,9 @@ def _narrow(state: _Search, problems: int, rows: int) -> tuple[_Search, Array]:
     def cache(whole):
         return dataclasses.replace(take(dataclasses.replace(whole, prompt=None), kept), prompt=take(whole.prompt, chosen))
 
-    rewards = dataclasses.replace(state.rewards, cache=cache(state.rewards.cache), last=state.rewards.last[kept])
-    return _Search(state.level, take(state.paths, chosen), state.slots[chosen][:, :rows],
-                   Generation(cache(state.policy.cache), state.policy.next_logits[kept]), rewards), chosen
+    policy = dataclasses.replace(rows.policy, cache=cache(rows.policy.cache), next_logits=rows.policy.next_logits[kept])
+    rewards = dataclasses.replace(rows.rewards, cache=cache(rows.rewards.cache), last=rows.rewards.last[kept])
+    return _Search(state.level, take(state.paths, chosen), Rows(rows.slots[chosen][:, :width], policy, rewards)), chosen
 
 
 def _put(found: tuple | None, members: np.ndarray, paths: _Paths) -> tuple[SearchTree, Spent, np.ndarray]:

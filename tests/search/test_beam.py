@@ -216,7 +216,7 @@ def test_values_and_scores_equal_full_rescoring(read_back, random_models):
     policy, reward = random_models
     run_scores = jax.jit(score_steps)
     checked = 0
-    for seed in range(4):
+    for seed in range(6):
         tokens, lengths = random_prompts()
         result = SEARCH(policy, reward, jax.random.key(seed), tokens, lengths, **RANDOM, read_back=read_back)
         tree = result.tree

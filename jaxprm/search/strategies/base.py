@@ -38,6 +38,7 @@ class Level:
       first: int32[B, C], lowest candidate with the same text; equal for equal paths.
       entropy: float32[B, C], mean entropy (nats) of the policy at the tokens of the newest step; 0 unless the strategy sets
         ``entropies``.
+      next_entropy: float32[B, C], entropy of the token that comes next, likewise.
       log_probs: float32[B, C], sum over the newest step's tokens under the sampling distribution, nats.
       level: int32[], 0 = first steps.
       state: what the strategy keeps of each problem from level to level (leading axis B).
@@ -49,6 +50,7 @@ class Level:
     finished: Bool[Array, "B C"]
     first: Int[Array, "B C"]
     entropy: Float[Array, "B C"]
+    next_entropy: Float[Array, "B C"]
     log_probs: Float[Array, "B C"]
     level: Int[Array, ""]
     state: Any = None
@@ -85,15 +87,21 @@ class Strategy:
     `STRATEGIES`.
 
     The class attributes are what the engine does for a strategy beside calling `select`:
-      entropies: compute `Level.entropy`.
+      entropies: compute the entropies of `Level`.
       reorders: False if every row continues itself, so that no cache is moved.
       population: the answer is chosen among the rows of the last level; otherwise among all finished paths of the tree.
+      lookahead: steps that are drawn behind each candidate before it is valued, and thrown away; ``greedy_lookahead``: they
+        are the most likely tokens.
+      partial_tokens: tokens after which `survivors` is asked which steps shall be completed; 0 = never.
     """
 
     name: ClassVar[str] = ""
     entropies: ClassVar[bool] = False
     reorders: ClassVar[bool] = True
     population: ClassVar[bool] = False
+    lookahead: ClassVar[int] = 0
+    greedy_lookahead: ClassVar[bool] = True
+    partial_tokens: ClassVar[int] = 0
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -117,6 +125,14 @@ class Strategy:
     def value(self, level: Level) -> Float[Array, "B C"]:
         """What candidates are compared by; `Level.values` holds the aggregated step scores. Unusable stays -inf."""
         return level.values
+
+    def survivors(self, level: Level, drawing: Bool[Array, "B C"]) -> Bool[Array, "B C"]:
+        """Which of the candidates that are ``drawing`` go on after ``partial_tokens`` tokens; see `most_survivors`."""
+        return drawing
+
+    def most_survivors(self, rows: int) -> int:
+        """Of this many rows, no more than that survive."""
+        return rows
 
     def select(self, keys: jax.Array, level: Level) -> Selection:
         """Fills the next level. ``keys`` [B]: what a problem draws depends on nothing but its own."""
@@ -163,3 +179,22 @@ def best_first(keys: jax.Array, values: Float[Array, "B C"], last: Bool[Array, "
 def pick(values: Array, index: Int[Array, "B W"]) -> Array:
     """values[b, index[b, w]] along the second axis, whatever axes follow."""
     return jnp.take_along_axis(values, index.reshape(*index.shape, *[1] * (values.ndim - 2)), axis=1)
+
+
+def repeat(order: Int[Array, "B C"], counts: Int[Array, "B C"], rows: int) -> tuple[Int[Array, "B R"], Bool[Array, "B R"]]:
+    """Parents of ``rows`` rows and which of them are alive: each candidate ``counts`` times, in this order.
+
+      In:   order [1, 0, 2], counts [1, 2, 0] (of candidates 0, 1, 2), rows 4
+      Out:  parents [1, 1, 0, 0], alive [T, T, T, F]
+
+    Candidates that no longer fit get fewer rows or none.
+    """
+    ends = jnp.cumsum(pick(counts, order), axis=1)
+    row = jnp.arange(rows)
+    place = (ends[:, None] <= row[:, None]).sum(-1)
+    return pick(order, jnp.minimum(place, order.shape[1] - 1)), row < ends[:, -1:]
+
+
+def first_of(same: Bool[Array, "B C C"]) -> Int[Array, "B C"]:
+    """The lowest candidate that is the same as each; a candidate is the same as itself."""
+    return jnp.argmax(same, axis=2).astype(jnp.int32)

@@ -1,0 +1,145 @@
+"""The rows of a search: one step of each is drawn by the policy and read by the reward model.
+
+Arrays are by row [B, R] here and by slot [B, C] in `engine`; ``slots[b, j]`` is the slot of row j of problem b.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jaxprm.errors import InputError
+from jaxprm.generation.sampler import Generation, SamplingConfig, entropy, generate
+from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.transformer import LanguageModel
+from jaxprm.scoring.aggregation import AGGREGATIONS, Aggregation
+from jaxprm.scoring.incremental import ScoreState, extend_scores
+from jaxprm.search.strategies.base import pick
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What is static in a compiled search beside the strategy."""
+
+    max_steps: int
+    max_step_tokens: int
+    sampling: SamplingConfig
+    aggregation: Aggregation
+    separator_id: int
+    end_id: int
+    read_back: int
+    compacts: bool
+    context: int
+
+    def __post_init__(self):
+        for field in ("max_steps", "max_step_tokens"):
+            if getattr(self, field) < 1:
+                raise InputError("must be at least 1", field=field, value=getattr(self, field))
+        if self.aggregation not in AGGREGATIONS:
+            raise InputError(f"must be one of {', '.join(AGGREGATIONS)}", field="aggregation", value=self.aggregation)
+        if self.read_back not in (0, 1):
+            raise InputError("must be 0 or 1", field="read_back", value=self.read_back)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """Both models of a search."""
+
+    policy: LanguageModel
+    reward: RewardModel
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What both models have read, by row."""
+
+    slots: Int[Array, "B R"]
+    policy: Generation
+    rewards: ScoreState
+
+    def gather(self, slots: Int[Array, "B N"], sources: Int[Array, "B N"]) -> Rows:
+        """Rows of these slots; row j of problem b continues row ``sources[b, j]``."""
+        problems, old = self.slots.shape
+        logits = pick(self.policy.next_logits.reshape(problems, old, -1), sources).reshape(sources.size, -1)
+        return Rows(slots, Generation(self.policy.cache.gather(sources), logits), self.rewards.gather(sources))
+
+    def back_to(self, earlier: Rows) -> Rows:
+        """The earlier state in the buffers of this one: what was written since lies behind the lengths and is overwritten."""
+        policy, rewards = (dataclasses.replace(new, lengths=old.lengths) for new, old in (
+            (self.policy.cache, earlier.policy.cache), (self.rewards.cache, earlier.rewards.cache)))
+        return Rows(earlier.slots, Generation(policy, earlier.policy.next_logits),
+                    dataclasses.replace(earlier.rewards, cache=rewards))
+
+    def to_slots(self, values: Array, slots: int) -> Array:
+        """[B * R, ...] by row -> [B, C, ...] by slot, zero where a slot has no row."""
+        problems, width = self.slots.shape
+        values = values.reshape(problems, width, *values.shape[1:])
+        empty = jnp.zeros((problems, slots, *values.shape[2:]), values.dtype)
+        return jax.vmap(lambda slot, row, place: slot.at[place].set(row))(empty, values, self.slots)
+
+    def row_of(self, slots: int) -> Int[Array, "B C"]:
+        """The row of each slot that has one, 0 for others."""
+        rows = jnp.arange(self.slots.shape[1], dtype=jnp.int32)
+        return jax.vmap(lambda place: jnp.zeros((slots,), jnp.int32).at[place].set(rows))(self.slots)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step (or a part of one) of each slot; zero and False where nothing was drawn.
+
+    tokens int32[B, C, L] and lengths int32[B, C] as the policy wrote them; read int32[B, C]: tokens the reward model read;
+    score float32[B, C]; closed: ended by a separator or the end token; ended: by the end token; empty: the end token is all
+    there is; log_probs and entropies float32[B, C]: sums over the tokens.
+    """
+
+    tokens: Array
+    lengths: Array
+    read: Array
+    score: Array
+    closed: Array
+    ended: Array
+    empty: Array
+    log_probs: Array
+    entropies: Array
+
+    def then(self, rest: Step) -> Step:
+        """This beginning of a step, and the rest where it went on."""
+        longer = rest.lengths > 0
+        return Step(jnp.concatenate([self.tokens, rest.tokens], axis=-1), self.lengths + rest.lengths, self.read + rest.read,
+                    jnp.where(longer, rest.score, self.score), self.closed | rest.closed, self.ended | rest.ended,
+                    self.empty | rest.empty, self.log_probs + rest.log_probs, self.entropies + rest.entropies)
+
+
+def draw_step(models: Models, rows: Rows, keys: jax.Array, drawing: Bool[Array, "B C"], rules: Rules, sampling: SamplingConfig,
+              limit: int, before: int = 0, entropies: bool = False) -> tuple[Step, Rows]:
+    """Up to ``limit`` tokens for every slot that is drawing, and its score.
+
+    Args:
+      keys: [B]; a slot draws the same whatever rows there are.
+      before: tokens of the same step that were drawn already.
+    """
+    wide = drawing.shape[1]
+    row_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, rows.slots.shape[1]), rows.slots.reshape(-1))
+    samples, policy = generate(models.policy, rows.policy, row_keys, pick(drawing, rows.slots).reshape(-1), sampling, limit,
+                               rules.end_id, rules.separator_id, entropies=entropies, before=before)
+    last = jnp.take_along_axis(samples.tokens, jnp.maximum(samples.lengths - 1, 0)[:, None], axis=1)[:, 0]
+    empty = samples.finished & (samples.lengths == 1) & (before == 0)  # the solution ends, there is no new step
+    step_tokens = jnp.where(samples.tokens == rules.end_id, rules.separator_id, samples.tokens)
+    read = jnp.where(empty, 0, samples.lengths)
+    score, rewards = extend_scores(models.reward, rows.rewards, step_tokens, read, rules.read_back)
+    uncertain = jnp.zeros_like(score) if samples.entropies is None else samples.entropies.sum(1)
+    step = Step(samples.tokens, samples.lengths, read, score, (last == rules.separator_id) | samples.finished, samples.finished,
+                empty, samples.log_probs.sum(1), uncertain)
+    rows = Rows(rows.slots, policy, rewards)
+    return jax.tree.map(lambda values: rows.to_slots(values, wide), step), rows
+
+
+def next_entropies(rows: Rows, slots: int) -> Array:
+    """Entropy float32[B, C] of the token that comes next, nats."""
+    return rows.to_slots(entropy(rows.policy.next_logits), slots)
