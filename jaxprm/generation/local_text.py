@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
@@ -13,13 +14,14 @@ from jaxtyping import Array, Bool, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.policy import pad_prompts
-from jaxprm.generation.sampler import Generation, SamplingConfig, generate, start
+from jaxprm.generation.sampler import Generation, Samples, SamplingConfig, entropy, generate, start
 from jaxprm.generation.text import StepSample, problem_seed
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Problem
 from jaxprm.steps.format import StepEncoder
 
 _start = jax.jit(start, static_argnames=("width", "capacity"))
+_entropy = jax.jit(entropy)
 _generate = jax.jit(generate, static_argnames=("config", "limit", "end_id", "stop_id", "entropies"), donate_argnums=1)
 
 
@@ -43,7 +45,7 @@ class LocalTextPolicy:
       model, encoder: the model, its step format and tokenizer.
       max_steps, max_step_tokens: most steps of a path, and most tokens of a step.
       sampling: how tokens are drawn.
-      entropies: fill `StepSample.entropy`.
+      entropies: fill the entropies of `StepSample`.
 
     Raises (at construction):
       InputError: the format has no separator to stop at.
@@ -95,16 +97,20 @@ class LocalSession:
         lengths = found.lengths.reshape(self._shape)
         self.forwards += lengths.max(1)
         self.positions = self.positions + lengths
-        rows = [self._step(found, row) if active.flat[row] else None for row in range(active.size)]
+        following = np.asarray(_entropy(self._state.next_logits)) if policy.entropies else None
+        rows = [self._step(found, row, following) if active.flat[row] else None for row in range(active.size)]
         return [rows[start : start + self._shape[1]] for start in range(0, len(rows), self._shape[1])]
 
-    def _step(self, found, row: int) -> StepSample:
+    def _step(self, found: Samples, row: int, following: np.ndarray | None) -> StepSample:
         encoder, length = self._policy.encoder, int(found.lengths[row])
         ids = found.tokens[row, :length].tolist()
         ending = "solution" if found.finished[row] else "step" if ids[-1] == encoder.separator_id else "cut"
         text = encoder.tokenizer.decode(ids if ending == "cut" else ids[:-1])
-        entropy = None if found.entropies is None else float(found.entropies[row, :length].mean())
-        return StepSample(text, length, ending, float(found.log_probs[row, :length].sum()), entropy)
+        sample = StepSample(text, length, ending, float(found.log_probs[row, :length].sum()))
+        if following is None:
+            return sample
+        return dataclasses.replace(sample, entropy=float(found.entropies[row, :length].mean()),
+                                   next_entropy=float(following[row]))
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
         index = jnp.asarray(parents, jnp.int32)

@@ -29,7 +29,8 @@ class StepSample:
       tokens: drawn for it, separator or end token included.
       ending: "step": the solution goes on behind it, "solution": it ends here, "cut": a limit was reached inside the step.
       log_prob: of its tokens when they were drawn, nats; ``None`` = not known.
-      entropy: mean entropy of the distributions they were drawn from, nats; ``None`` = not known.
+      entropy, next_entropy: of the model's own distributions: the mean over its tokens, and that of the token that comes next,
+        nats; ``None`` = not known.
     """
 
     text: str
@@ -37,6 +38,7 @@ class StepSample:
     ending: Ending
     log_prob: float | None = None
     entropy: float | None = None
+    next_entropy: float | None = None
 
 
 @runtime_checkable

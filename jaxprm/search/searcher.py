@@ -89,7 +89,12 @@ class Searcher:
         self.judge, self.grading = judge, grading
         self.compiled = (isinstance(policy, LocalTextPolicy) and isinstance(model, RewardModel)
                          and isinstance(encoder, StepEncoder) and share_ids(policy.encoder, encoder))
-        TextReader(model, encoder, [], settings.strategy.rows)  # refuses what cannot be read
+        if not self.compiled:
+            TextReader(model, encoder, [], settings.strategy.rows)  # refuses what cannot be read
+            if settings.strategy.lookahead or settings.strategy.partial_tokens:
+                raise InputError("works inside a step, which only a compiled search can", field="strategy",
+                                 value=settings.strategy.name, hint="use a policy on this machine that shares the reward "
+                                 "model's tokenizer and step format")
 
     def run(self, problems: Sequence[Problem],
             on_batch: Callable[[list[Searched]], None] = lambda found: None) -> list[Searched]:

@@ -102,7 +102,7 @@ class _TextSearch:
         number = lambda name: _numbers(samples, name)  # noqa: E731
         found = Level(jnp.asarray(np.where(usable, values, -np.inf), jnp.float32), jnp.asarray(self.scores),
                       jnp.asarray(self.steps), jnp.asarray(self.finished), jnp.asarray(first), number("entropy"),
-                      number("log_prob"), jnp.int32(level), self.state)
+                      number("next_entropy"), number("log_prob"), jnp.int32(level), self.state)
         values, selection = jax.device_get(_select(self.strategy, self.keys, found))
         self._keep(level, samples, scores, values, usable, selection)
         self._go_on(first, usable, selection)
