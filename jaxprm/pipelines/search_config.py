@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from jaxprm.errors import InputError
 from jaxprm.generation.local_text import LocalTextPolicy
@@ -12,6 +13,7 @@ from jaxprm.generation.text import TextPolicy
 from jaxprm.hub.directory import load_language_model
 from jaxprm.hub.families import Settings
 from jaxprm.hub.load import load_prm
+from jaxprm.models.reward_model import PolicyRewardModel
 from jaxprm.records import Problem
 from jaxprm.search.searcher import Judge, Searcher, SearchSettings
 from jaxprm.steps.format import StepFormat
@@ -112,6 +114,9 @@ class NamedSearch:
         """Loads the models; see `load_prm` for what raises."""
         policy, scorer = self.policy.open(self.settings), self.reward_model
         loaded = load_prm(scorer.path, scorer.family, scorer.reference, dtype=scorer.dtype, settings=scorer.settings)
+        if isinstance(loaded.model, PolicyRewardModel) and isinstance(self.policy, LocalModel) and (
+                Path(self.policy.path).resolve() == Path(scorer.path).resolve()):
+            policy.model = loaded.model.policy()  # one set of weights: text is read once for tokens and scores
         return Searcher(policy, loaded.model, loaded.encoder, self.settings, judge=judge, grading=grading)
 
 

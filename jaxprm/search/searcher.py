@@ -12,7 +12,7 @@ from jaxprm.errors import InputError
 from jaxprm.generation.local_text import LocalTextPolicy, problem_keys
 from jaxprm.generation.policy import pad_prompts
 from jaxprm.generation.text import TextPolicy
-from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
 from jaxprm.records import Problem
 from jaxprm.scoring.aggregation import AGGREGATIONS, Aggregation
 from jaxprm.scoring.implicit import ImplicitModel
@@ -39,7 +39,7 @@ class SearchSettings:
     Attributes:
       strategy: which paths go on.
       max_steps: most steps of a path.
-      aggregation: path value from step scores.
+      aggregation: path value from step scores; ``None`` = the reward model's own.
       vote: how the answer is chosen among the paths that have ended: "best" as the strategy ranks them, else one of the votes
         of `jaxprm.scoring.votes`, with path values as scores.
       budget: limits of each problem beside ``max_steps``; wall time is that of a batch.
@@ -49,7 +49,7 @@ class SearchSettings:
 
     strategy: Strategy
     max_steps: int = 16
-    aggregation: Aggregation = "min"
+    aggregation: Aggregation | None = None
     vote: Vote = "best"
     budget: Budget = Budget()
     batch_problems: int = 32
@@ -59,9 +59,9 @@ class SearchSettings:
         for field in ("max_steps", "batch_problems"):
             if getattr(self, field) < 1:
                 raise InputError("must be at least 1", field=field, value=getattr(self, field))
-        for field, known in (("aggregation", AGGREGATIONS), ("vote", VOTES)):
+        for field, known in (("aggregation", (*AGGREGATIONS, None)), ("vote", VOTES)):
             if getattr(self, field) not in known:
-                raise InputError(f"must be one of {', '.join(known)}", field=field, value=getattr(self, field))
+                raise InputError(f"must be one of {', '.join(map(str, known))}", field=field, value=getattr(self, field))
 
 
 class Searcher:
@@ -75,6 +75,7 @@ class Searcher:
       grading: which answers vote together.
 
     Attributes:
+      aggregation: path value from step scores.
       compiled: whether levels run as one compiled program. Both ways give the same results.
 
     Raises (at construction):
@@ -87,6 +88,7 @@ class Searcher:
             raise InputError("needs answers to vote on", field="vote", value=settings.vote, hint="give a judge that reads them")
         self.policy, self.model, self.encoder, self.settings = policy, model, encoder, settings
         self.judge, self.grading = judge, grading
+        self.aggregation = settings.aggregation or getattr(encoder, "aggregation", "min")
         self.compiled = (isinstance(policy, LocalTextPolicy) and isinstance(model, RewardModel)
                          and isinstance(encoder, StepEncoder) and share_ids(policy.encoder, encoder))
         if not self.compiled:
@@ -117,7 +119,7 @@ class Searcher:
         settings = self.settings
         reader = TextReader(self.model, self.encoder, problems, settings.strategy.rows)
         return search_texts(self.policy, reader, settings.strategy, max_steps=settings.max_steps, seed=settings.seed,
-                            aggregation=settings.aggregation, budget=settings.budget)
+                            aggregation=self.aggregation, budget=settings.budget)
 
     def _compiled(self, problems: Sequence[Problem]) -> list[Searched]:
         settings, policy, encoder = self.settings, self.policy, self.encoder
@@ -132,9 +134,11 @@ class Searcher:
         rows = [members[min(i, len(members) - 1)] for i in range(settings.batch_problems)]
         size = bucket(max(len(prompts[i]) for i in members), 16)
         tokens, lengths = pad_prompts([prompts[i] for i in rows], multiple=size)
-        result = search(policy.model, self.model, problem_keys([problems[i] for i in rows], settings.seed), tokens, lengths,
+        keys = problem_keys([problems[i] for i in rows], settings.seed)
+        own = isinstance(self.model, PolicyRewardModel) and policy.model.backbone is self.model.backbone
+        result = search(self.model if own and not encoder.read_back else policy.model, self.model, keys, tokens, lengths,
                         settings.strategy, max_steps=settings.max_steps, max_step_tokens=policy.max_step_tokens,
-                        sampling=policy.sampling, aggregation=settings.aggregation, separator_id=encoder.separator_id,
+                        sampling=policy.sampling, aggregation=self.aggregation, separator_id=encoder.separator_id,
                         end_id=encoder.end_id, read_back=encoder.read_back, budget=settings.budget)
         for row, i in enumerate(members):
             results[i] = from_result(result, row, problems[i], encoder, len(members))
@@ -163,7 +167,10 @@ def voted(found: Searched, how: Vote, grading: GradingKind = "exact") -> Searche
         return found
     classes = answer_classes([one.answer for one in found.solutions], grading)
     ids = [NO_ANSWER if number is None else number for number in classes]
-    place = int(select_ids(np.array([ids]), np.array([[one.value for one in found.solutions]]), how)[0])
+    try:
+        place = int(select_ids(np.array([ids]), np.array([[one.value for one in found.solutions]]), how)[0])
+    except ValueError as error:  # values that are no weights, of a head that gives no probabilities
+        raise InputError(str(error), field="vote", value=how, hint="choose another vote or reward model") from None
     return found if place == NO_ANSWER else dataclasses.replace(found, chosen=found.solutions[place].node)
 
 
@@ -195,9 +202,10 @@ def from_result(result: SearchResult, row: int, problem: Problem, encoder: StepE
             scored = closed and ids != [encoder.end_id]
             cut += not closed
             at[level, place] = len(nodes)
+            score = float(tree.scores[row, level, place])
             nodes.append(Node(len(nodes), before, encoder.tokenizer.decode(ids[:-1] if closed else ids), length,
-                              float(tree.scores[row, level, place]) if scored else None,
-                              value if value > -np.inf else None, bool(tree.kept[row, level, place]), finished))
+                              score if scored and np.isfinite(score) else None,
+                              value if np.isfinite(value) else None, bool(tree.kept[row, level, place]), finished))
     ended = tuple(Answered(at[node], nodes[at[node]].value) for node in solutions(tree, row))
     chosen = at.get((int(result.level[row]), int(result.candidate[row]))) if result.value[row] > -np.inf else None
     counts, costs = tree_warnings(nodes, cut), result.costs

@@ -11,6 +11,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxprm.generation.text import StepSample, TextPolicy
 from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.search.budget import LIMITS, Budget
 from jaxprm.search.searched import Answered, Costs, Node, Searched, tree_warnings
-from jaxprm.search.strategies import Level, Selection, Strategy
+from jaxprm.search.strategies import Level, Strategy
 from jaxprm.search.text_reader import TextReader, flops_read
 
 
@@ -103,9 +104,10 @@ class _TextSearch:
         found = Level(jnp.asarray(np.where(usable, values, -np.inf), jnp.float32), jnp.asarray(self.scores),
                       jnp.asarray(self.steps), jnp.asarray(self.finished), jnp.asarray(first), number("entropy"),
                       number("next_entropy"), number("log_prob"), jnp.int32(level), self.state)
-        values, selection = jax.device_get(_select(self.strategy, self.keys, found))
-        self._keep(level, samples, scores, values, usable, selection)
-        self._go_on(first, usable, selection)
+        *decided, self.state = _select(self.strategy, self.keys, found)
+        values, parents, alive = jax.device_get(decided)
+        self._keep(level, samples, scores, values, usable, parents, alive)
+        self._go_on(first, usable, parents, alive)
         self.levels += running
         for row in np.flatnonzero(running):
             self.policy_tokens[row] += sum(sample.tokens for sample in samples[row] if sample is not None)
@@ -131,10 +133,10 @@ class _TextSearch:
                     first[row, place] = seen.setdefault((int(self.texts[row, place]), text), place)
         return first
 
-    def _keep(self, level: int, samples, scores, values, usable, selection: Selection) -> None:
+    def _keep(self, level: int, samples, scores, values, usable, parents, alive) -> None:
         """Puts the level into the trees."""
         for row in np.flatnonzero(usable.any(1) | _which(samples, lambda sample: True).any(1)):
-            kept, tree = set(selection.parents[row][selection.alive[row]].tolist()), self.trees[row]
+            kept, tree = set(parents[row][alive[row]].tolist()), self.trees[row]
             for place, sample in enumerate(samples[row]):
                 good = bool(usable[row, place])
                 if sample is not None:
@@ -148,12 +150,12 @@ class _TextSearch:
         self.ended[:, level] = self.finished & usable
         self.nodes[:, level] = np.where(usable, self.at, -1)
 
-    def _go_on(self, first, usable, selection: Selection) -> None:
-        parents = selection.parents.astype(np.int64)
+    def _go_on(self, first, usable, parents, alive) -> None:
+        parents = parents.astype(np.int64)
         pick = lambda x: np.take_along_axis(x, parents.reshape(*parents.shape, *[1] * (x.ndim - 2)), axis=1)  # noqa: E731
-        self.alive = selection.alive & pick(usable)
+        self.alive = alive & pick(usable)
         self.scores, self.steps, self.finished, self.at = map(pick, (self.scores, self.steps, self.finished, self.at))
-        self.texts, self.state = pick(first), selection.state
+        self.texts = pick(first)
         if self.strategy.reorders:
             self.session.gather(parents)
             self.reader.gather(parents)
@@ -227,9 +229,10 @@ def _numbers(samples: Sequence[Sequence[StepSample | None]], name: str) -> Float
 
 
 @functools.partial(jax.jit, static_argnames="strategy")
-def _select(strategy: Strategy, keys: jax.Array, found: Level) -> tuple[Float[Array, "B C"], Selection]:
-    """Values as the strategy sees them, and what it selects; random numbers as in the compiled search."""
+def _select(strategy: Strategy, keys: jax.Array, found: Level) -> tuple[Array, Array, Array, Any]:
+    """Values as the strategy sees them, parents and alive of its selection, and its state; random numbers as in the compiled
+    search."""
     found = dataclasses.replace(found, values=jnp.where(found.usable, strategy.value(found), -jnp.inf))
     keys = jax.vmap(jax.random.fold_in, (0, None))(jax.vmap(jax.random.fold_in, (0, None))(keys, found.level), strategy.rows)
-    return found.values, strategy.select(keys, found)
-
+    selection = strategy.select(keys, found)
+    return found.values, selection.parents, selection.alive, selection.state
