@@ -121,7 +121,7 @@ def search(
     input: Annotated[Path | None, typer.Option(metavar="FILE", help=(
         "Problems: JSONL rows with `problem` and, if known, `answer` [default: the config's]."))] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help=(
-        "Also write the rows here: chosen solutions, scores, trees [always in RUN/searched.jsonl]."))] = None,
+        "Also write rows here: chosen solutions, scores, trees [all are in RUN/searched.jsonl]."))] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help=(
         "Also write the page here: numbers, and trees to unfold [always in RUN/report.html]."))] = None,
 ) -> None:

@@ -86,7 +86,7 @@ class LocalSession:
     def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
         policy = self._policy
         room = self.positions + policy.max_step_tokens <= policy.model.config.context
-        for row in np.flatnonzero((active & ~room).any(1)):
+        for row in np.flatnonzero((active & ~room).any(1)).tolist():
             self.warnings[row]["policy's context is full"] += int((active & ~room)[row].sum())
         active = active & room
         keys = _row_keys(self._keys, jnp.int32(level), self._shape[1])

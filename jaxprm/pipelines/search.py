@@ -46,7 +46,7 @@ def run(config: Search, run_directory: RunDirectory, progress: Progress, *, outp
       config: the searches and their problems.
       run_directory: where the run is kept.
       progress: shows how far it is.
-      output, html: also write the rows, and the page, here.
+      output, html: also write the rows of problems with at least one step, and the page, here.
 
     Raises:
       InputError: a model, a problem or an earlier row that cannot be read, or problems that have changed since the run began.
@@ -71,8 +71,8 @@ def run(config: Search, run_directory: RunDirectory, progress: Progress, *, outp
     ordered = {name: [some[problem.id] for problem in problems] for name, some in found.items()}
     _write_rows(rows, ordered)
     partial.unlink(missing_ok=True)
-    if output is not None:
-        _write_rows(Path(output), ordered)
+    if output is not None:  # for readers of solutions: without problems that have none
+        _write_rows(Path(output), {name: [one for one in some if one.steps(one.chosen)] for name, some in ordered.items()})
 
     summaries = {name: summarise_search(some, RESAMPLING_KEY, resamples=config.resamples) for name, some in ordered.items()}
     first, *others = ordered

@@ -80,14 +80,15 @@ class _TextSearch:
                 break
             self._level(level)
         seconds = (time.monotonic() - self.begun) / len(self.trees)
-        return [self._searched(row, seconds) for row in range(len(self.trees))]
+        ranked = np.asarray(self.strategy.rank(self.keys, self.values.reshape(len(self.values), -1)))
+        ranked = ranked.reshape(self.values.shape)
+        return [self._searched(row, ranked[row], seconds) for row in range(len(self.trees))]
 
     def _level(self, level: int) -> None:
         running = np.array([reason is None for reason in self.stopped])
         drawing = self.alive & ~self.finished & running[:, None]
         samples = self._write(level, drawing)
-        texts = [[_step_text(sample) for sample in row] for row in samples]
-        scores = self.reader.read(texts)
+        scores = self.reader.read([[_step_text(sample) for sample in row] for row in samples])
 
         read = ~np.isnan(scores)
         ended = _which(samples, lambda sample: sample.ending == "solution")
@@ -98,8 +99,7 @@ class _TextSearch:
         self.steps = self.steps + read
         usable = self.alive & running[:, None] & (self.finished | read | bare_end)
         self.finished = self.finished | (ended & usable)
-        texts = [[None if done else text for text, done in zip(*rows)] for rows in zip(texts, ~drawing)]
-        first, values = self._first(texts, usable), aggregate(self.scores, place < self.steps[..., None], self.aggregation)
+        first, values = self._first(samples, usable), aggregate(self.scores, place < self.steps[..., None], self.aggregation)
         number = lambda name: _numbers(samples, name)  # noqa: E731
         found = Level(jnp.asarray(np.where(usable, values, -np.inf), jnp.float32), jnp.asarray(self.scores),
                       jnp.asarray(self.steps), jnp.asarray(self.finished), jnp.asarray(first), number("entropy"),
@@ -109,7 +109,7 @@ class _TextSearch:
         self._keep(level, samples, scores, values, usable, parents, alive)
         self._go_on(first, usable, parents, alive)
         self.levels += running
-        for row in np.flatnonzero(running):
+        for row in np.flatnonzero(running).tolist():
             self.policy_tokens[row] += sum(sample.tokens for sample in samples[row] if sample is not None)
             self.stopped[row] = self._why_stopped(row, level + 1)
         self.alive[[reason is not None for reason in self.stopped]] = False
@@ -123,19 +123,20 @@ class _TextSearch:
                                         self.policy.max_step_tokens, vocabulary=True)
         return samples
 
-    def _first(self, texts: Sequence[Sequence[str | None]], usable: Bool[np.ndarray, "B C"]) -> np.ndarray:
+    def _first(self, samples: Sequence[Sequence[StepSample | None]], usable: Bool[np.ndarray, "B C"]) -> np.ndarray:
         """int32[B, C], the lowest usable candidate with the same text; a candidate that is not usable is its own."""
         first = np.broadcast_to(np.arange(usable.shape[1], dtype=np.int32), usable.shape).copy()
-        for row, rows in enumerate(texts):
+        for row, rows in enumerate(samples):
             seen: dict[tuple[int, str | None], int] = {}
-            for place, text in enumerate(rows):
+            for place, sample in enumerate(rows):
                 if usable[row, place]:
-                    first[row, place] = seen.setdefault((int(self.texts[row, place]), text), place)
+                    said = (int(self.texts[row, place]), None if sample is None else sample.text)
+                    first[row, place] = seen.setdefault(said, place)
         return first
 
     def _keep(self, level: int, samples, scores, values, usable, parents, alive) -> None:
         """Puts the level into the trees."""
-        for row in np.flatnonzero(usable.any(1) | _which(samples, lambda sample: True).any(1)):
+        for row in np.flatnonzero(usable.any(1) | _which(samples, lambda sample: True).any(1)).tolist():
             kept, tree = set(parents[row][alive[row]].tolist()), self.trees[row]
             for place, sample in enumerate(samples[row]):
                 good = bool(usable[row, place])
@@ -173,9 +174,7 @@ class _TextSearch:
                 return name
         return "steps" if level >= self.max_steps else None
 
-    def _searched(self, row: int, seconds: float) -> Searched:
-        ranked = np.asarray(self.strategy.rank(self.keys[row : row + 1], jnp.asarray(self.values[row].reshape(1, -1))))
-        ranked = ranked.reshape(self.values[row].shape)
+    def _searched(self, row: int, ranked: Float[np.ndarray, "S C"], seconds: float) -> Searched:
         if self.strategy.population:
             ranked = np.where(np.arange(len(ranked))[:, None] == self.levels[row] - 1, ranked, -np.inf)
         best = best_node(ranked, self.ended[row])
