@@ -28,7 +28,7 @@ from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.scoring.incremental import start_scores
 from jaxprm.search.budget import LIMITS, Budget, Spent, no_costs, spend
-from jaxprm.search.result import STOPS, SearchCosts, SearchResult, SearchTree
+from jaxprm.search.result import STOPS, SearchCosts, SearchResult, SearchTree, best_place
 from jaxprm.search.rows import Models, Rows, Rules, Step, draw_step, next_entropies, no_scores
 from jaxprm.search.strategies.base import Level, Strategy, first_of, pick
 
@@ -383,16 +383,8 @@ def _result(tree: SearchTree, spent: Spent, stopped: np.ndarray, keys: jax.Array
     problems, levels, wide = tree.values.shape
     depth = np.broadcast_to(np.arange(levels)[:, None], (levels, wide))
     values = np.asarray(strategy.rank(keys, tree.values.reshape(problems, -1))).reshape(tree.values.shape)
-    # Finished before unfinished, of the unfinished ones the deepest, then the best; lexsort's last key counts most.
-    best = np.zeros((problems, 2), np.int32)
-    for problem in range(problems):
-        ended, pool = tree.finished[problem], values[problem] > -np.inf
-        last = pool & tree.kept[problem] & (depth == spent.levels[problem] - 1)
-        if strategy.population and last.any():
-            pool = last
-        order = np.lexsort((np.where(pool, -values[problem], 0).ravel(), np.where(ended, 0, -depth).ravel(), ~ended.ravel(),
-                            ~pool.ravel()))
-        best[problem] = np.divmod(order[0], wide)
+    pools = tree.kept & (depth == spent.levels[:, None, None] - 1) if strategy.population else [None] * problems
+    best = np.array([best_place(*one) for one in zip(values, tree.finished, pools)], np.int32)
     at = (np.arange(problems), *best.T)
     stopped = np.where(stopped == 0, _STOP["seconds"], stopped).astype(np.int32)
     costs = SearchCosts(spent.policy_tokens, spent.reward_tokens, spent.policy_forwards, spent.reward_forwards, spent.flops,

@@ -22,6 +22,7 @@ from jaxprm.generation.local_text import LocalTextPolicy, problem_keys
 from jaxprm.generation.text import StepSample, TextPolicy
 from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.search.budget import LIMITS, Budget
+from jaxprm.search.result import best_place
 from jaxprm.search.searched import Answered, Costs, Node, Searched, tree_warnings
 from jaxprm.search.strategies import Level, Strategy
 from jaxprm.search.text_reader import TextReader, flops_read
@@ -72,6 +73,7 @@ class _TextSearch:
         # The same by level and row, for the choice at the end.
         self.values = np.full((problems, max_steps, wide), -np.inf, np.float32)
         self.ended = np.zeros((problems, max_steps, wide), bool)
+        self.kept = np.zeros((problems, max_steps, wide), bool)
         self.nodes = np.full((problems, max_steps, wide), -1)
 
     def run(self) -> list[Searched]:
@@ -136,8 +138,12 @@ class _TextSearch:
 
     def _keep(self, level: int, samples, scores, values, usable, parents, alive) -> None:
         """Puts the level into the trees."""
+        kept = self.kept[:, level]
+        for row in range(len(kept)):
+            kept[row, parents[row][alive[row]]] = True
+        kept &= usable
         for row in np.flatnonzero(usable.any(1) | _which(samples, lambda sample: True).any(1)).tolist():
-            kept, tree = set(parents[row][alive[row]].tolist()), self.trees[row]
+            tree = self.trees[row]
             for place, sample in enumerate(samples[row]):
                 good = bool(usable[row, place])
                 if sample is not None:
@@ -145,7 +151,7 @@ class _TextSearch:
                     self.at[row, place] = len(tree)
                     tree.append(Node(len(tree), None if parent < 0 else parent, sample.text, sample.tokens,
                                      None if np.isnan(score) else float(score), float(values[row, place]) if good else None,
-                                     good and place in kept, good and bool(self.finished[row, place])))
+                                     bool(kept[row, place]), good and bool(self.finished[row, place])))
                     self.cut[row] += sample.ending == "cut"
         self.values[:, level] = np.where(usable, values, -np.inf)
         self.ended[:, level] = self.finished & usable
@@ -175,9 +181,8 @@ class _TextSearch:
         return "steps" if level >= self.max_steps else None
 
     def _searched(self, row: int, ranked: Float[np.ndarray, "S C"], seconds: float) -> Searched:
-        if self.strategy.population:
-            ranked = np.where(np.arange(len(ranked))[:, None] == self.levels[row] - 1, ranked, -np.inf)
-        best = best_node(ranked, self.ended[row])
+        last = self.kept[row] & (np.arange(len(ranked)) == self.levels[row] - 1)[:, None]
+        best = int(self.nodes[row][best_place(ranked, self.ended[row], last if self.strategy.population else None)])
         tree, nodes = self.trees[row], self.nodes[row]
         ended = [place for place in np.argsort(-self.values[row], axis=None, kind="stable") if self.ended[row].flat[place]]
         ended = dict.fromkeys(int(nodes.flat[place]) for place in ended)  # a path that was kept stands on every later level
@@ -186,27 +191,10 @@ class _TextSearch:
         costs = Costs(int(self.policy_tokens[row]), int(self.reader.tokens[row]), int(self.session.forwards[row]),
                       int(self.reader.forwards[row]), self._flops(row), seconds)
         return Searched(self.reader.problems[row], tuple(tree), tuple(Answered(node, tree[node].value) for node in ended),
-                        None if best is None else int(nodes[best]), costs, self.stopped[row] or "steps", dict(warnings))
+                        None if best < 0 else best, costs, self.stopped[row] or "steps", dict(warnings))
 
     def _flops(self, row: int) -> float:
         return float(self.reader.flops[row] + self.policy_flops[row])
-
-
-def best_node(ranked: Float[np.ndarray, "S C"], ended: Bool[np.ndarray, "S C"]) -> tuple[int, int] | None:
-    """(level, row) of the answer: the best candidate that has ended, else the best of the deepest; ``None`` without any.
-
-    Args:
-      ranked: -inf where there is no candidate; ties go to the one that came first.
-      ended: which candidates have ended.
-    """
-    usable = ranked > -np.inf
-    if not usable.any():
-        return None
-    if (usable & ended).any():
-        place = np.argmax(np.where(ended, ranked, -np.inf))
-        return tuple(int(x) for x in np.unravel_index(place, ranked.shape))
-    level = int(np.flatnonzero(usable.any(1))[-1])
-    return level, int(np.argmax(ranked[level]))
 
 
 def _step_text(sample: StepSample | None) -> str | None:

@@ -17,7 +17,6 @@ from jaxprm.testing import character_tokenizer, tiny_config, tiny_language_model
 PROBLEMS = [{"id": f"p{i}", "problem": f"w1 w{i}", "answer": "w3", "meta": {"level": i}} for i in range(5)]
 CONFIG = """
 from __gin__ import dynamic_registration
-from jaxprm.generation import remote
 from jaxprm.pipelines import search_config as search
 from jaxprm.search import searcher
 from jaxprm.search.strategies import beam
@@ -41,7 +40,6 @@ beam.Beam.expansions = 2
 search.LocalModel.path = "policy"
 search.LocalModel.max_step_tokens = 4
 search.Scorer.path = "prm"
-remote.Endpoint.model = "m"
 """
 
 
@@ -138,7 +136,8 @@ def test_another_tokenizer_goes_through_text(place, toy, capfd):
     assert toy.call("search", "mine.gin", "--gin.Scorer.path='letters'", "--gin.Search.limit=2") == 0
     assert "beam (through text)" in capfd.readouterr().err
     _, found = read_searched(rows_of(place / "runs/mine/searched.jsonl")[0])
-    assert found.nodes and found.costs.reward_tokens > found.costs.policy_tokens  # a letter is a token there
+    read = [len(node.text) + 1 for node in found.nodes if node.score is not None]  # a letter is a token there
+    assert read and found.costs.reward_tokens == len("w1 w0") + 2 + sum(read)
 
 
 def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
@@ -172,9 +171,12 @@ def test_an_endpoint_that_fails_for_one_problem(place, toy, capfd, monkeypatch, 
     monkeypatch.setattr(Handler, "broken", True)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    (place / "mine.gin").write_text(CONFIG.replace("@search.LocalModel()", "@search.ServedModel()").replace(
-        ", @b/search.NamedSearch()", "") + f"search.ServedModel.endpoint = @remote.Endpoint()\nremote.Endpoint.url = "
-        f"'http://127.0.0.1:{server.server_address[1]}/v1'\n")
+    lines = [line for line in CONFIG.replace("@search.LocalModel()", "@search.ServedModel()").replace(
+        ", @b/search.NamedSearch())", ",)").splitlines() if not line.startswith(("b/", "search.LocalModel"))]
+    lines.insert(2, "from jaxprm.generation import remote")
+    lines += ["search.ServedModel.endpoint = @remote.Endpoint()", "remote.Endpoint.model = 'm'",
+              f"remote.Endpoint.url = 'http://127.0.0.1:{server.server_address[1]}/v1'"]
+    (place / "mine.gin").write_text("\n".join(lines) + "\n")
     try:
         assert toy.call("search", "mine.gin") == 0
         assert "beam: the endpoint gave nothing for 1 of 5 problems; the same command tries again" in capfd.readouterr().err
@@ -216,7 +218,7 @@ def test_bad_problems(place, toy, capfd, lines, message):
     ("--gin.LocalModel.path='prm'", "field 'kind' = 'reward_model': is not a language_model"),
     ("--gin.Search.task=@arithmetic.ArithmeticTask()", "arithmetic"),
     ("--gin.a/NamedSearch.name='x/y'", "must be a text without '/'"), ("--gin.Search.limit=-1", "must be at least 0"),
-    ("--gin.SearchSettings.vote='most'", "must be one of majority, best"),
+    ("--gin.SearchSettings.vote='most'", "must be one of 'majority', 'best'"),
 ])
 def test_bad_settings(place, toy, capfd, option, message):
     assert toy.call("search", "mine.gin", option) == 2
