@@ -226,7 +226,7 @@ def _unanswered(found: dict[str, list[Searched]]) -> Iterator[str]:
 
 
 def _table(summaries: dict[str, SearchSummary], differences: dict[str, Interval]) -> Table:
-    table = Table(caption="value [95 % interval]; tokens and problems' ends are means per problem", caption_justify="left")
+    table = Table(caption="value [95 % interval]; tokens are means per problem", caption_justify="left")
     table.add_column("")
     for name in summaries:
         table.add_column(name, overflow="fold")
