@@ -122,3 +122,25 @@ def solutions(tree: SearchTree, problem: int) -> list[tuple[int, int]]:
     ended = np.argwhere(tree.finished[problem] & (tree.lengths[problem] > 0) & (values > -np.inf))
     order = np.argsort(-values[tuple(ended.T)], kind="stable")
     return [(int(level), int(candidate)) for level, candidate in ended[order]]
+
+
+def best_place(ranked: Float[np.ndarray, "S C"], ended: Bool[np.ndarray, "S C"],
+               pool: Bool[np.ndarray, "S C"] | None = None) -> tuple[int, int]:
+    """(level, candidate) of a problem's answer: of the candidates that have ended the best, else of the deepest ones the best.
+
+    Args:
+      ranked: -inf where there is no candidate; ties go to the one that came first.
+      ended: which candidates have ended.
+      pool: the candidates to choose among, where there are any.
+    """
+    usable = ranked > -np.inf
+    if not usable.any():
+        return len(ranked) - 1, 0  # of no value; a search that ends early has no step there
+    if pool is not None and (usable & pool).any():
+        usable = usable & pool
+    if (usable & ended).any():
+        usable = usable & ended
+    else:
+        usable = usable & (np.arange(len(ranked)) == np.flatnonzero(usable.any(1))[-1])[:, None]
+    level, candidate = np.unravel_index(np.argmax(np.where(usable, ranked, -np.inf)), ranked.shape)
+    return int(level), int(candidate)
