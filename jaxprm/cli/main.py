@@ -116,6 +116,27 @@ def train(
 
 
 @app.command()
+def search(
+    config: ConfigArgument, run: RunOption = None, gin: GinOption = None,
+    input: Annotated[Path | None, typer.Option(metavar="FILE", help=(
+        "Problems: JSONL rows with `problem` and, if known, `answer` [default: the config's]."))] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help=(
+        "Also write rows here: chosen solutions, scores, trees [all are in RUN/searched.jsonl]."))] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help=(
+        "Also write the page here: numbers, and trees to unfold [always in RUN/report.html]."))] = None,
+) -> None:
+    """Search for solutions of problems, guided by a reward model: accuracy with intervals, costs, trees.
+
+    A run that was stopped goes on with the same command; problems that are done are not searched again.
+
+    Example: `jaxprm search search/arithmetic --html trees.html` (after `jaxprm quickstart`)
+    """
+    gin = [*(gin or ()), *([] if input is None else [f"Search.input={os.fspath(input)!r}"])]
+    report = _run_config("jaxprm.pipelines.search", "Search", config, run, gin, {"output": output, "html": html})
+    print(f"report: {report.resolve()}")
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, also of a run that is still under way.")]
            ) -> None:
     """Build RUN/report.html anew from what the run has written so far.

@@ -65,11 +65,12 @@ class Spent:
         return jnp.where(over.any(0), 1 + jnp.argmax(over, axis=0), 0).astype(jnp.int32)
 
 
-def no_costs(policy: TransformerConfig, reward: TransformerConfig, prompts: Int[Array, " B"], longest: int) -> Spent:
-    """Counts after both models have read the prompts."""
-    none = jnp.zeros_like(prompts)
-    flops = sum(read_flops(config, none, prompts, longest, vocabulary=False) for config in (policy, reward))
-    return Spent(none, prompts, none + 1, none + 1, flops + 2.0 * policy.width * policy.vocab_size, none)
+def no_costs(policy: TransformerConfig, reward: TransformerConfig | None, prompts: Int[Array, " B"], longest: int) -> Spent:
+    """Counts after both models have read the prompts; without ``reward`` the policy is its own reward model."""
+    none, readers = jnp.zeros_like(prompts), (policy,) if reward is None else (policy, reward)
+    flops = sum(read_flops(config, none, prompts, longest, vocabulary=False) for config in readers)
+    flops += 2.0 * policy.width * policy.vocab_size
+    return Spent(none, none if reward is None else prompts, none + 1, none + len(readers) - 1, flops, none)
 
 
 def spend(policy: TransformerConfig, reward: TransformerConfig, spent: Spent, start: Int[Array, "B C"],

@@ -23,13 +23,13 @@ from jaxtyping import Array, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import SamplingConfig, start
-from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.scoring.incremental import start_scores
 from jaxprm.search.budget import LIMITS, Budget, Spent, no_costs, spend
 from jaxprm.search.result import STOPS, SearchCosts, SearchResult, SearchTree
-from jaxprm.search.rows import Models, Rows, Rules, Step, draw_step, next_entropies
+from jaxprm.search.rows import Models, Rows, Rules, Step, draw_step, next_entropies, no_scores
 from jaxprm.search.strategies.base import Level, Strategy, first_of, pick
 
 _STOP = {name: code for code, name in enumerate(STOPS)}
@@ -71,13 +71,15 @@ class _Search:
     rows: Rows
 
 
-def search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
-           lengths: Int[Array | np.ndarray, " B"], strategy: Strategy, *, max_steps: int, max_step_tokens: int,
-           sampling: SamplingConfig = SamplingConfig(), aggregation: Aggregation = "min", separator_id: int, end_id: int,
-           read_back: int = 0, budget: Budget = Budget(), compaction: int = 0) -> SearchResult:
+def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel, key: jax.Array,
+           prompts: Int[Array | np.ndarray, "B P"], lengths: Int[Array | np.ndarray, " B"], strategy: Strategy, *,
+           max_steps: int, max_step_tokens: int, sampling: SamplingConfig = SamplingConfig(), aggregation: Aggregation = "min",
+           separator_id: int, end_id: int, read_back: int = 0, budget: Budget = Budget(), compaction: int = 0) -> SearchResult:
     """Searches B problems at once. Policy and reward model share token ids and prompt format.
 
     Args:
+      policy, reward_model: the same `PolicyRewardModel` twice if the policy is its own reward model: text is then read once for
+        tokens and scores, and the reward model's only tokens are the last ones of steps (needs readout "at").
       key: one key per problem [B]: then a problem's result does not depend on the batch it is in. Of a single key each problem
         gets a part by its place.
       prompts, lengths: right-padded prompts.
@@ -97,8 +99,13 @@ def search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, pro
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
     """
     begun, traced = time.monotonic(), _traced
+    shared = policy is reward_model
+    if shared and read_back:
+        raise InputError("reads before the separator, which a policy that is its own reward model has read on from",
+                         field="read_back", value=read_back, hint="give its policy() apart")
+    policy = policy.policy() if shared else policy
     rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, compaction > 0,
-                  min(policy.config.context, reward_model.config.context))
+                  min(policy.config.context, reward_model.config.context), shared)
     lengths = np.asarray(lengths, np.int32)
     _check(lengths, prompts.shape, rules, compaction)
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
@@ -168,9 +175,11 @@ def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Ru
                    finished=jnp.zeros(slots, bool), alive=alive, parents=jnp.full(slots, -1, jnp.int32),
                    texts=jnp.zeros(slots, jnp.int32), stopped=none, prompts=lengths, keys=keys,
                    strategy=strategy.init(problems),
-                   spent=no_costs(models.policy.config, models.reward.config, lengths, prompts.shape[1]), tree=tree)
+                   spent=no_costs(models.policy.config, None if rules.shared else models.reward.config, lengths,
+                                  prompts.shape[1]), tree=tree)
     rows = Rows(jnp.broadcast_to(jnp.arange(wide, dtype=jnp.int32), slots),
                 start(models.policy, prompts, lengths, wide, capacity),
+                no_scores(problems * wide) if rules.shared else
                 start_scores(models.reward, prompts, lengths, wide, capacity))
     return _Search(jnp.int32(0), paths, rows)
 

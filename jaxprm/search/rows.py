@@ -9,12 +9,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import Generation, SamplingConfig, entropy, generate
-from jaxprm.models.reward_model import RewardModel
-from jaxprm.models.transformer import LanguageModel
+from jaxprm.models.cache import KVCache
+from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
+from jaxprm.models.transformer import LanguageModel, extend
 from jaxprm.scoring.aggregation import AGGREGATIONS, Aggregation
 from jaxprm.scoring.incremental import ScoreState, extend_scores
 from jaxprm.search.strategies.base import pick
@@ -33,6 +34,7 @@ class Rules:
     read_back: int
     compacts: bool
     context: int
+    shared: bool = False  # the policy is its own reward model
 
     def __post_init__(self):
         for field in ("max_steps", "max_step_tokens"):
@@ -132,12 +134,33 @@ def draw_step(models: Models, rows: Rows, keys: jax.Array, drawing: Bool[Array, 
     empty = samples.finished & (samples.lengths == 1) & (before == 0)  # the solution ends, there is no new step
     step_tokens = jnp.where(samples.tokens == rules.end_id, rules.separator_id, samples.tokens)
     read = jnp.where(empty, 0, samples.lengths)
-    score, rewards = extend_scores(models.reward, rows.rewards, step_tokens, read, rules.read_back)
+    if rules.shared:
+        read = jnp.minimum(read, 1)
+        (score, policy), rewards = own_scores(models.reward, policy, step_tokens, samples.lengths, read > 0), rows.rewards
+    else:
+        score, rewards = extend_scores(models.reward, rows.rewards, step_tokens, read, rules.read_back)
     uncertain = jnp.zeros_like(score) if samples.entropies is None else samples.entropies.sum(1)
     step = Step(samples.tokens, samples.lengths, read, score, (last == rules.separator_id) | samples.finished, samples.finished,
                 empty, samples.log_probs.sum(1), uncertain)
     rows = Rows(rows.slots, policy, rewards)
     return jax.tree.map(lambda values: rows.to_slots(values, wide), step), rows
+
+
+def own_scores(model: PolicyRewardModel, state: Generation, step_tokens: Int[Array, "R L"], lengths: Int[Array, " R"],
+               read: Bool[Array, " R"]) -> tuple[Float[Array, " R"], Generation]:
+    """Scores of steps that the same model has just written: their last tokens alone are read once more, as the separator where
+    a step was closed by the end token. Equal to `extend_scores` with readout "at"; 0 for rows that do not ``read``."""
+    last = jnp.take_along_axis(step_tokens, jnp.maximum(lengths - 1, 0)[:, None], axis=1)
+    count = read.astype(jnp.int32)
+    before = dataclasses.replace(state.cache, lengths=state.cache.lengths - count)
+    hidden, cache = extend(model.backbone, before, last, count)
+    return jnp.where(read, model.head.score(model.outputs(hidden[:, 0])), 0.0), Generation(cache, state.next_logits)
+
+
+def no_scores(rows: int) -> ScoreState:
+    """What stands for the reward model's state where the policy is its own."""
+    none = jnp.zeros((rows,), jnp.int32)
+    return ScoreState(KVCache((), (), none), none[:, None].astype(jnp.float32), jnp.int32(0))
 
 
 def next_entropies(rows: Rows, slots: int) -> Array:

@@ -1,0 +1,120 @@
+"""A local language model as a `TextPolicy`: steps are drawn on the device and leave it as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jaxprm.errors import InputError
+from jaxprm.generation.policy import pad_prompts
+from jaxprm.generation.sampler import Generation, Samples, SamplingConfig, entropy, generate, start
+from jaxprm.generation.text import StepSample, problem_seed
+from jaxprm.models.transformer import LanguageModel
+from jaxprm.records import Problem
+from jaxprm.steps.format import StepEncoder
+
+_start = jax.jit(start, static_argnames=("width", "capacity"))
+_entropy = jax.jit(entropy)
+_generate = jax.jit(generate, static_argnames=("config", "limit", "end_id", "stop_id", "entropies"), donate_argnums=1)
+
+
+def problem_keys(problems: Sequence[Problem], seed: int) -> jax.Array:
+    """A key for each problem [B] that depends on nothing but the seed and the problem."""
+    numbers = jnp.asarray([problem_seed(problem) for problem in problems], jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _row_keys(keys: jax.Array, level: Int[Array, ""], width: int) -> jax.Array:
+    """A key per row, as the compiled search makes them: of the problem, the level and the place."""
+    of_level = jax.vmap(jax.random.fold_in, (0, None))(keys, level)
+    return jax.vmap(lambda key: jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(width)))(of_level).reshape(-1)
+
+
+class LocalTextPolicy:
+    """A language model on this machine's devices.
+
+    Args:
+      model, encoder: the model, its step format and tokenizer.
+      max_steps, max_step_tokens: most steps of a path, and most tokens of a step.
+      sampling: how tokens are drawn.
+      entropies: fill the entropies of `StepSample`.
+
+    Raises (at construction):
+      InputError: the format has no separator to stop at.
+    """
+
+    def __init__(self, model: LanguageModel, encoder: StepEncoder, *, max_steps: int, max_step_tokens: int,
+                 sampling: SamplingConfig = SamplingConfig(), entropies: bool = False):
+        if encoder.separator_id is None:
+            raise InputError("must not be empty: a step ends at it", field="separator", value="")
+        self.model, self.encoder, self.sampling, self.entropies = model, encoder, sampling, entropies
+        self.max_steps, self.max_step_tokens = max_steps, max_step_tokens
+
+    def begin(self, problems: Sequence[Problem], width: int, seed: int) -> LocalSession:
+        return LocalSession(self, problems, width, seed)
+
+
+class LocalSession:
+    """Paths of a `LocalTextPolicy`; each row draws with a key of its own.
+
+    Attributes:
+      positions: int[B, C], tokens that each path has in the model, its prompt included.
+    """
+
+    def __init__(self, policy: LocalTextPolicy, problems: Sequence[Problem], width: int, seed: int):
+        self._policy, self._shape = policy, (len(problems), width)
+        self.forwards = np.ones(len(problems), np.int64)  # the prompt's
+        self.warnings: list[Counter[str]] = [Counter() for _ in problems]
+        prompts = [policy.encoder.encode_prompt(problem.prompt) for problem in problems]
+        # A prompt without room for a step is not read; its paths stay empty.
+        room = policy.model.config.context - policy.max_step_tokens
+        self.positions = np.array([[len(prompt)] * width for prompt in prompts])
+        tokens, lengths = pad_prompts([prompt if len(prompt) <= room else prompt[:1] for prompt in prompts])
+        # Rows that rest still write (and overwrite) their next slot, hence one more.
+        self._state: Generation = _start(policy.model, jnp.asarray(tokens), jnp.asarray(lengths), width,
+                                         policy.max_steps * policy.max_step_tokens + 1)
+        self._keys = problem_keys(problems, seed)
+
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
+        policy = self._policy
+        room = self.positions + policy.max_step_tokens <= policy.model.config.context
+        for row in np.flatnonzero((active & ~room).any(1)).tolist():
+            self.warnings[row]["policy's context is full"] += int((active & ~room)[row].sum())
+        active = active & room
+        keys = _row_keys(self._keys, jnp.int32(level), self._shape[1])
+        found, self._state = _generate(policy.model, self._state, keys, jnp.asarray(active.reshape(-1)), policy.sampling,
+                                       policy.max_step_tokens, policy.encoder.end_id, policy.encoder.separator_id,
+                                       entropies=policy.entropies)
+        found = jax.device_get(found)
+        lengths = found.lengths.reshape(self._shape)
+        self.forwards += lengths.max(1)
+        self.positions = self.positions + lengths
+        following = np.asarray(_entropy(self._state.next_logits)) if policy.entropies else None
+        rows = [self._step(found, row, following) if active.flat[row] else None for row in range(active.size)]
+        return [rows[start : start + self._shape[1]] for start in range(0, len(rows), self._shape[1])]
+
+    def _step(self, found: Samples, row: int, following: np.ndarray | None) -> StepSample:
+        encoder, length = self._policy.encoder, int(found.lengths[row])
+        ids = found.tokens[row, :length].tolist()
+        ending = "solution" if found.finished[row] else "step" if ids[-1] == encoder.separator_id else "cut"
+        text = encoder.tokenizer.decode(ids if ending == "cut" else ids[:-1])
+        sample = StepSample(text, length, ending, float(found.log_probs[row, :length].sum()))
+        if following is None:
+            return sample
+        return dataclasses.replace(sample, entropy=float(found.entropies[row, :length].mean()),
+                                   next_entropy=float(following[row]))
+
+    def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
+        index = jnp.asarray(parents, jnp.int32)
+        logits = self._state.next_logits.reshape(*self._shape, -1)
+        logits = jnp.take_along_axis(logits, index[..., None], axis=1).reshape(self._state.next_logits.shape)
+        self._state = Generation(self._state.cache.gather(index), logits)
+        self.positions = np.take_along_axis(self.positions, parents, axis=1)

@@ -1,0 +1,90 @@
+"""Policies that write steps as text: what a search needs where policy and reward model share no token ids.
+
+A `TextPolicy` opens a `TextSession` for a batch of problems: rows that each hold a path of steps. A search lets some rows write
+one more step, then says which row the rows of the next level continue. Text crosses the host once per step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxprm.records import Problem
+
+Ending = Literal["step", "solution", "cut"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSample:
+    """One step as a policy wrote it.
+
+    Attributes:
+      text: without the separator behind it; "" if the policy wrote none.
+      tokens: drawn for it, separator or end token included.
+      ending: "step": the solution goes on behind it, "solution": it ends here, "cut": a limit was reached inside the step.
+      log_prob: of its tokens when they were drawn, nats; ``None`` = not known.
+      entropy, next_entropy: of the model's own distributions: the mean over its tokens, and that of the token that comes next,
+        nats; ``None`` = not known.
+    """
+
+    text: str
+    tokens: int
+    ending: Ending
+    log_prob: float | None = None
+    entropy: float | None = None
+    next_entropy: float | None = None
+
+
+@runtime_checkable
+class TextSession(Protocol):
+    """C paths for each of B problems that grow by steps; at first all are empty.
+
+    Attributes:
+      forwards: int[B], how often a model was run (or an endpoint asked) for each problem so far.
+      warnings: per problem, what went wrong, counted.
+    """
+
+    forwards: Int[np.ndarray, " B"]
+    warnings: list[Counter[str]]
+
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
+        """The next step of every active path; ``None`` for the others, and where the policy gave none (see ``warnings``)."""
+
+    def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
+        """Path (b, c) now continues what was path (b, parents[b, c])."""
+
+
+@runtime_checkable
+class TextPolicy(Protocol):
+    """Anything that writes solutions step by step."""
+
+    def begin(self, problems: Sequence[Problem], width: int, seed: int) -> TextSession:
+        """Paths for a batch of problems. What a problem's paths become depends on ``seed``, its id and its text alone."""
+
+
+class Paths:
+    """The steps of each row, kept on the host: what sessions without a state on a device are made of."""
+
+    def __init__(self, problems: int, width: int):
+        self.steps: list[list[tuple[str, ...]]] = [[()] * width for _ in range(problems)]
+
+    def append(self, samples: Sequence[Sequence[StepSample | None]]) -> None:
+        """Adds the steps that were written; paths without one stay as they are."""
+        for rows, new in zip(self.steps, samples, strict=True):
+            for place, sample in enumerate(new):
+                if sample is not None:
+                    rows[place] = (*rows[place], sample.text)
+
+    def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
+        self.steps = [[rows[parent] for parent in chosen] for rows, chosen in zip(self.steps, parents.tolist(), strict=True)]
+
+
+def problem_seed(problem: Problem) -> int:
+    """31 bits from a problem's id and text: what random numbers of a problem follow from, wherever it stands in a batch."""
+    return int.from_bytes(hashlib.blake2b(f"{problem.id}\n{problem.prompt}".encode(), digest_size=4).digest(), "big") >> 1

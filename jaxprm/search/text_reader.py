@@ -1,0 +1,288 @@
+"""A reward model that reads the paths of a search as text: any encoder, state kept on the device, nothing read twice.
+
+Each path's tokens are compared with those that its cache holds; only what is new is read. An encoder need not be append-only
+for that: where it changes the end of an earlier encoding (a template that closes a turn, a token that merges), the cache is cut
+back to what both have in common, and the rest is read, and counted, again.
+
+    held    [q ? a |]              steps ("a",)
+    now     [q ? a | b |]          steps ("a", "b"): [b |] is read, and the score is that of the last step's read position
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxprm.errors import InputError
+from jaxprm.generation.policy import pad_prompts
+from jaxprm.models.cache import KVCache, empty_cache
+from jaxprm.models.config import TransformerConfig
+from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.transformer import LanguageModel, extend, prefill
+from jaxprm.objectives.language_model import token_log_probs
+from jaxprm.records import Problem
+from jaxprm.scoring.implicit import ImplicitModel
+from jaxprm.scoring.incremental import extend_scores, start_scores
+from jaxprm.scoring.readings import is_bidirectional
+from jaxprm.scoring.scorer import Encoder, bucket
+from jaxprm.search.budget import read_flops
+from jaxprm.steps.format import StepEncoder
+
+_ROOM = 128  # tokens of a path that caches have room for at first
+
+
+@dataclasses.dataclass(frozen=True)
+class _Path:
+    """What is known of a path: its steps, its tokens, and for an implicit model the log-ratios of those behind the prompt."""
+
+    steps: tuple[str, ...]
+    ids: list[int]
+    ratios: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+    """A path's steps, the ids to be read, where the last step is read, and the first position whose log-ratio counts."""
+
+    steps: tuple[str, ...]
+    ids: list[int]
+    end: int
+    start: int
+
+
+class TextReader:
+    """Scores of C paths for each of B problems, step by step.
+
+    Args:
+      model: a reward model that reads forward, or an implicit one.
+      encoder: text -> its tokens; our own, or that of a published family. A reference answer is never shown to it.
+      problems, width: the batch, and C.
+
+    Attributes:
+      tokens, forwards: int[B], tokens read of each problem (its prompt once), and passes in which one of its paths took part.
+      flops: float[B], as `read_flops` counts them.
+      warnings: per problem, steps that could not be read, counted by reason.
+
+    Raises (at construction):
+      InputError: a model that reads whole solutions in both directions.
+    """
+
+    def __init__(self, model: RewardModel | ImplicitModel, encoder: Encoder, problems: Sequence[Problem], width: int):
+        if is_bidirectional(model):
+            raise InputError("reads whole solutions in both directions; a search shows it their beginnings", field="direction",
+                             value=model.head.config.direction, hint="use a reward model that reads forward")
+        self.model, self.problems, self.width = model, list(problems), width
+        self.encoder, self._lag = encoder, int(isinstance(model, ImplicitModel))
+        self._context = min(model.config.context, getattr(encoder, "max_tokens", None) or model.config.context)
+        self._known: dict[tuple[str, str], list[int]] = {}
+        self._paths: list[list[_Path]] = []
+        self._prompts: list[list[int]] = []
+        self._device: _Reward | _Implicit | None = None
+        self.tokens, self.forwards = np.zeros(len(problems), np.int64), np.zeros(len(problems), np.int64)
+        self.flops = np.zeros(len(problems))
+        self.warnings: list[Counter[str]] = [Counter() for _ in problems]
+
+    def read(self, texts: Sequence[Sequence[str | None]]) -> Float[np.ndarray, "B C"]:
+        """The score of one more step of each path that has one; NaN for the others, and for steps that cannot be read."""
+        scores = np.full((len(self.problems), self.width), np.nan, np.float32)
+        encoded: dict[tuple[int, int], _Encoded] = {}
+        for row, rows in enumerate(texts):
+            for place, text in enumerate(rows):
+                if text is not None:
+                    before = self._paths[row][place].steps if self._paths else ()
+                    found = self._encode(row, (*before, text))
+                    if found is not None:
+                        encoded[row, place] = found
+        if encoded and self._device is None:
+            self._begin(encoded)
+        if not encoded:
+            return scores
+        held = np.array([[len(path.ids) - len(prompt) for path in rows] for rows, prompt in zip(self._paths, self._prompts)])
+        new: dict[tuple[int, int], list[int]] = {}
+        for (row, place), found in list(encoded.items()):
+            # Of an implicit model the newest token is a target only, and is read with the next step.
+            known = min(_common(self._paths[row][place].ids, found.ids), len(found.ids) - 1) - self._lag
+            behind = known - (len(self._prompts[row]) - self._lag)
+            if behind < 0:
+                self.warnings[row]["step unreadable: it changes how the problem is encoded"] += 1
+                del encoded[row, place]
+            else:
+                held[row, place], new[row, place] = behind, found.ids[known:]
+        if not encoded:
+            return scores
+        values = self._device.read(held, new)
+        for (row, place), found in encoded.items():
+            ratios = ()
+            if self._lag:
+                first = len(self._prompts[row]) - 1
+                ratios = (*self._paths[row][place].ratios[: held[row, place]], *values[row, place].tolist())
+                ratios = ratios[: len(found.ids) - 1 - first]
+                scores[row, place] = self.model.coefficient * sum(ratios[found.start - first : found.end + 1 - first])
+            else:
+                scores[row, place] = values[row, place]
+            self._paths[row][place] = _Path(found.steps, found.ids, ratios)
+            self.tokens[row] += len(new[row, place]) - self._lag
+        for row in {row for row, _ in encoded}:
+            self.forwards[row] += 1
+        start, lengths = np.zeros(scores.shape, np.int32), np.zeros(scores.shape, np.int32)
+        for (row, place), ids in new.items():
+            start[row, place], lengths[row, place] = len(self._prompts[row]) + held[row, place], len(ids) - self._lag
+        self._spend(start, lengths)
+        return scores
+
+    def _spend(self, start: Int[np.ndarray, "B C"], lengths: Int[np.ndarray, "B C"]) -> None:
+        longest = bucket(int(lengths.max()), 8)
+        for model in (self.model.policy, self.model.reference) if self._lag else (self.model,):
+            self.flops += flops_read(model.config, start, lengths, longest, vocabulary=bool(self._lag))
+
+    def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
+        """Path (b, c) now continues what was path (b, parents[b, c])."""
+        if self._device is not None:
+            self._paths = [[rows[parent] for parent in chosen] for rows, chosen in zip(self._paths, parents.tolist())]
+            self._device.gather(jnp.asarray(parents, jnp.int32))
+
+    def _encode(self, row: int, steps: tuple[str, ...]) -> _Encoded | None:
+        try:
+            found = _Encoded(steps, *self._row(self.problems[row].prompt, steps))
+        except InputError as error:
+            self.warnings[row][f"step unreadable: {error.message}"] += 1
+            return None
+        if len(found.ids) > self._context:
+            self.warnings[row]["step unreadable: the reward model's context is full"] += 1
+            return None
+        return found
+
+    def _row(self, prompt: str, steps: tuple[str, ...]) -> tuple[list[int], int, int]:
+        """Ids to be read, where the last step is read, and the first position whose log-ratio counts."""
+        if isinstance(self.encoder, StepEncoder):  # it joins pieces that are encoded alone, so each of them is encoded once
+            pieces = [self._piece("prompt", prompt), *(self._piece("step", step) for step in steps)]
+            ids = [token for piece in pieces for token in piece]
+            return ids, len(ids) - 1 - self.encoder.read_back - self._lag, len(pieces[0]) - 1
+        if hasattr(self.encoder, "encode_rows"):
+            ids, ends, *start = self.encoder.encode_rows(prompt, steps, None)[-1]
+        else:
+            (ids, ends), start = self.encoder.encode(prompt, steps), []
+        # What stands behind the last read position says nothing of it.
+        return list(ids[: ends[-1] + 1 + self._lag]), ends[-1], start[0] if start else 0
+
+    def _piece(self, kind: str, text: str) -> list[int]:
+        if (kind, text) not in self._known:
+            self._known[kind, text] = getattr(self.encoder, f"encode_{kind}")(text)
+        return self._known[kind, text]
+
+    def _begin(self, first: dict[tuple[int, int], _Encoded]) -> None:
+        """Reads the prompts: what the first encodings of a problem have in common."""
+        for row, problem in enumerate(self.problems):
+            mine = [found for (owner, _), found in first.items() if owner == row]
+            common = functools.reduce(lambda ids, found: ids[: _common(ids, found.ids)], mine, mine[0].ids if mine else [0, 0])
+            if mine and isinstance(self.encoder, StepEncoder):
+                common = self._piece("prompt", problem.prompt)
+            elif mine:  # not the token at which a step is read, nor any whose log-ratio counts
+                common = common[: min((found.start + 1 if self._lag else len(found.ids) - 1) for found in mine)]
+            self._prompts.append(common)
+            if mine:
+                self.tokens[row], self.forwards[row] = len(common), 1
+        self._spend(np.zeros((len(self.problems), 1), np.int32), self.tokens.astype(np.int32)[:, None])
+        self._paths = [[_Path((), prompt)] * self.width for prompt in self._prompts]
+        tokens, lengths = pad_prompts([prompt[: len(prompt) - self._lag] for prompt in self._prompts])
+        make = _Implicit if self._lag else _Reward
+        self._device = make(self.model, jnp.asarray(tokens), jnp.asarray(lengths), self.width,
+                            self.encoder.read_back if isinstance(self.encoder, StepEncoder) else 0)
+
+
+def flops_read(config: TransformerConfig, start: Int[np.ndarray, "B C"], lengths: Int[np.ndarray, "B C"], longest: int,
+               vocabulary: bool) -> Float[np.ndarray, " B"]:
+    """FLOPs per problem of reading ``lengths`` tokens behind ``start`` others (`jaxprm.search.budget.read_flops`)."""
+    return np.asarray(_read_flops(config, jnp.asarray(start), jnp.asarray(lengths), longest, vocabulary), np.float64).sum(1)
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    shorter = min(len(first), len(second))
+    return next((place for place in range(shorter) if first[place] != second[place]), shorter)
+
+
+class _Reward:
+    """What a reward model has read, on the device."""
+
+    def __init__(self, model: RewardModel, prompts: Array, lengths: Array, width: int, read_back: int):
+        self._model, self._shape, self._read_back = model, (len(prompts), width), read_back
+        self._state = _start_scores(model, prompts, lengths, width, _ROOM)
+
+    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]]) -> Float[np.ndarray, "B C"]:
+        """Cuts paths back to the ``held`` tokens behind their prompts and reads the ``new`` ones; scores at their ends."""
+        tokens, lengths = _pad(new, self._shape)
+        self._state = dataclasses.replace(self._state, cache=_with_room(self._state.cache, held, tokens.shape[1]))
+        scores, self._state = _extend_scores(self._model, self._state, tokens, lengths, self._read_back)
+        return np.asarray(scores).reshape(self._shape)
+
+    def gather(self, parents: Int[Array, "B C"]) -> None:
+        self._state = self._state.gather(parents)
+
+
+class _Implicit:
+    """What the two models of an implicit reward model have read."""
+
+    def __init__(self, model: ImplicitModel, prompts: Array, lengths: Array, width: int, read_back: int):
+        del read_back  # a position is chosen among log-ratios that exist for every token
+        self._models, self._shape = (model.policy, model.reference), (len(prompts), width)
+        self._caches = [_prompt_cache(part, prompts, lengths, width) for part in self._models]
+
+    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]]) -> Float[np.ndarray, "B C T"]:
+        """As of `_Reward`, but all ``new`` tokens but the last are read: log(policy / reference) of the token behind each."""
+        tokens, lengths = _pad(new, self._shape)
+        found = []
+        for place, model in enumerate(self._models):
+            cache = _with_room(self._caches[place], held, tokens.shape[1] - 1)
+            values, self._caches[place] = _log_probs(model, cache, tokens, jnp.maximum(lengths - 1, 0))
+            found.append(np.asarray(values))
+        return (found[0] - found[1]).reshape(*self._shape, -1)
+
+    def gather(self, parents: Int[Array, "B C"]) -> None:
+        self._caches = [cache.gather(parents) for cache in self._caches]
+
+
+_read_flops = jax.jit(read_flops, static_argnums=(0, 3, 4))
+_start_scores = jax.jit(start_scores, static_argnames=("width", "capacity"))
+_extend_scores = jax.jit(extend_scores, static_argnames="read_back", donate_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _prompt_cache(model: LanguageModel, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], width: int) -> KVCache:
+    return empty_cache(model.config, prompts.shape[0] * width, _ROOM, prefill(model.backbone, prompts, lengths)[1])
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _log_probs(model: LanguageModel, cache: KVCache, tokens: Int[Array, "R T"],
+               lengths: Int[Array, " R"]) -> tuple[Float[Array, "R U"], KVCache]:
+    """Log-probabilities of ``tokens[:, 1:]``, all but the last of which are read."""
+    hidden, cache = extend(model.backbone, cache, tokens[:, :-1], lengths)
+    matrix = model.output_matrix().astype(hidden.dtype)
+    return token_log_probs(hidden, matrix, tokens[:, 1:], softcap=model.config.logit_softcap), cache
+
+
+def _pad(new: dict[tuple[int, int], list[int]], shape: tuple[int, int]) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
+    tokens = np.zeros((*shape, bucket(max(map(len, new.values())), 8)), np.int32)
+    lengths = np.zeros(shape, np.int32)
+    for key, ids in new.items():
+        tokens[key][: len(ids)] = ids
+        lengths[key] = len(ids)
+    return jnp.asarray(tokens.reshape(-1, tokens.shape[-1])), jnp.asarray(lengths.reshape(-1))
+
+
+def _with_room(cache: KVCache, held: Int[np.ndarray, "B C"], tokens: int) -> KVCache:
+    """The cache with ``held`` tokens of each path and room for ``tokens`` more; it grows by doubling."""
+    room = cache.capacity
+    while room < held.max() + tokens:
+        room *= 2
+    if room > cache.capacity:
+        grow = lambda buffer: jnp.pad(buffer, ((0, 0), (0, 0), (0, room - cache.capacity), (0, 0)))  # noqa: E731
+        cache = dataclasses.replace(cache, keys=tuple(map(grow, cache.keys)), values=tuple(map(grow, cache.values)))
+    return dataclasses.replace(cache, lengths=jnp.asarray(held.reshape(-1), jnp.int32))

@@ -1,0 +1,237 @@
+"""The level search over text: any `TextPolicy`, any reward model that `TextReader` reads, the same strategies as on the device.
+
+One level of B problems: every path that goes on is continued by one step, the reward model reads the steps, the strategy says
+which paths go on. With equal tokenizers the compiled engine (`jaxprm.search.engine`) gives the same result and is much faster.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxprm.generation.local_text import LocalTextPolicy, problem_keys
+from jaxprm.generation.text import StepSample, TextPolicy
+from jaxprm.scoring.aggregation import Aggregation, aggregate
+from jaxprm.search.budget import LIMITS, Budget
+from jaxprm.search.searched import Answered, Costs, Node, Searched, tree_warnings
+from jaxprm.search.strategies import Level, Strategy
+from jaxprm.search.text_reader import TextReader, flops_read
+
+
+def search_texts(policy: TextPolicy, reader: TextReader, strategy: Strategy, *, max_steps: int, seed: int,
+                 aggregation: Aggregation = "min", budget: Budget = Budget()) -> list[Searched]:
+    """Searches the problems of ``reader``, whose width is that of the strategy.
+
+    Args:
+      policy: writes the steps.
+      reader: reads them; a new one for every call.
+      strategy: which paths go on.
+      max_steps: most levels.
+      seed: with a problem's id and text, all that its random numbers follow from.
+      aggregation: path value from step scores.
+      budget: limits beside ``max_steps``.
+    """
+    return _TextSearch(policy, reader, strategy, max_steps, seed, aggregation, budget).run()
+
+
+class _TextSearch:
+    """B problems, C rows each, between levels."""
+
+    def __init__(self, policy: TextPolicy, reader: TextReader, strategy: Strategy, max_steps: int, seed: int,
+                 aggregation: Aggregation, budget: Budget):
+        self.reader, self.strategy, self.max_steps = reader, strategy, max_steps
+        self.aggregation, self.budget, self.begun = aggregation, budget, time.monotonic()
+        problems, wide = len(reader.problems), strategy.rows
+        self.policy = policy
+        self.session, self.keys = policy.begin(reader.problems, wide, seed), problem_keys(reader.problems, seed)
+        self.state = strategy.init(problems)
+        self.scores = np.zeros((problems, wide, max_steps), np.float32)
+        self.steps = np.zeros((problems, wide), np.int32)
+        self.finished = np.zeros((problems, wide), bool)
+        self.alive = np.broadcast_to(np.arange(wide) < strategy.first_rows, (problems, wide)).copy()
+        self.texts = np.zeros((problems, wide), np.int32)  # equal for rows that continue the same text
+        self.at = np.full((problems, wide), -1)  # node that each row has reached
+        self.levels = np.zeros(problems, int)
+        self.policy_tokens, self.policy_flops = np.zeros(problems, np.int64), np.zeros(problems)
+        if isinstance(policy, LocalTextPolicy):
+            config, prompts = policy.model.config, self.session.positions[:, :1]
+            self.policy_flops += flops_read(config, 0 * prompts, prompts, int(prompts.max()), vocabulary=False)
+            self.policy_flops += 2.0 * config.width * config.vocab_size  # the logits of the first token
+        self.stopped: list[str | None] = [None] * problems
+        self.trees: list[list[Node]] = [[] for _ in reader.problems]
+        self.cut = np.zeros(problems, int)  # steps that did not end
+        # The same by level and row, for the choice at the end.
+        self.values = np.full((problems, max_steps, wide), -np.inf, np.float32)
+        self.ended = np.zeros((problems, max_steps, wide), bool)
+        self.nodes = np.full((problems, max_steps, wide), -1)
+
+    def run(self) -> list[Searched]:
+        for level in range(self.max_steps):
+            if all(self.stopped):
+                break
+            self._level(level)
+        seconds = (time.monotonic() - self.begun) / len(self.trees)
+        ranked = np.asarray(self.strategy.rank(self.keys, self.values.reshape(len(self.values), -1)))
+        ranked = ranked.reshape(self.values.shape)
+        return [self._searched(row, ranked[row], seconds) for row in range(len(self.trees))]
+
+    def _level(self, level: int) -> None:
+        running = np.array([reason is None for reason in self.stopped])
+        drawing = self.alive & ~self.finished & running[:, None]
+        samples = self._write(level, drawing)
+        scores = self.reader.read([[_step_text(sample) for sample in row] for row in samples])
+
+        read = ~np.isnan(scores)
+        ended = _which(samples, lambda sample: sample.ending == "solution")
+        bare_end = _which(samples, _only_ends)
+        place = np.arange(self.max_steps)
+        new = (place == self.steps[..., None]) & read[..., None]
+        self.scores = np.where(new, np.nan_to_num(scores)[..., None], self.scores)
+        self.steps = self.steps + read
+        usable = self.alive & running[:, None] & (self.finished | read | bare_end)
+        self.finished = self.finished | (ended & usable)
+        first, values = self._first(samples, usable), aggregate(self.scores, place < self.steps[..., None], self.aggregation)
+        number = lambda name: _numbers(samples, name)  # noqa: E731
+        found = Level(jnp.asarray(np.where(usable, values, -np.inf), jnp.float32), jnp.asarray(self.scores),
+                      jnp.asarray(self.steps), jnp.asarray(self.finished), jnp.asarray(first), number("entropy"),
+                      number("next_entropy"), number("log_prob"), jnp.int32(level), self.state)
+        *decided, self.state = _select(self.strategy, self.keys, found)
+        values, parents, alive = jax.device_get(decided)
+        self._keep(level, samples, scores, values, usable, parents, alive)
+        self._go_on(first, usable, parents, alive)
+        self.levels += running
+        for row in np.flatnonzero(running).tolist():
+            self.policy_tokens[row] += sum(sample.tokens for sample in samples[row] if sample is not None)
+            self.stopped[row] = self._why_stopped(row, level + 1)
+        self.alive[[reason is not None for reason in self.stopped]] = False
+
+    def _write(self, level: int, drawing: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
+        if not isinstance(self.policy, LocalTextPolicy):
+            return self.session.sample(level, drawing)
+        start = self.session.positions
+        samples = self.session.sample(level, drawing)
+        self.policy_flops += flops_read(self.policy.model.config, start, self.session.positions - start,
+                                        self.policy.max_step_tokens, vocabulary=True)
+        return samples
+
+    def _first(self, samples: Sequence[Sequence[StepSample | None]], usable: Bool[np.ndarray, "B C"]) -> np.ndarray:
+        """int32[B, C], the lowest usable candidate with the same text; a candidate that is not usable is its own."""
+        first = np.broadcast_to(np.arange(usable.shape[1], dtype=np.int32), usable.shape).copy()
+        for row, rows in enumerate(samples):
+            seen: dict[tuple[int, str | None], int] = {}
+            for place, sample in enumerate(rows):
+                if usable[row, place]:
+                    said = (int(self.texts[row, place]), None if sample is None else sample.text)
+                    first[row, place] = seen.setdefault(said, place)
+        return first
+
+    def _keep(self, level: int, samples, scores, values, usable, parents, alive) -> None:
+        """Puts the level into the trees."""
+        for row in np.flatnonzero(usable.any(1) | _which(samples, lambda sample: True).any(1)).tolist():
+            kept, tree = set(parents[row][alive[row]].tolist()), self.trees[row]
+            for place, sample in enumerate(samples[row]):
+                good = bool(usable[row, place])
+                if sample is not None:
+                    score, parent = scores[row, place], int(self.at[row, place])
+                    self.at[row, place] = len(tree)
+                    tree.append(Node(len(tree), None if parent < 0 else parent, sample.text, sample.tokens,
+                                     None if np.isnan(score) else float(score), float(values[row, place]) if good else None,
+                                     good and place in kept, good and bool(self.finished[row, place])))
+                    self.cut[row] += sample.ending == "cut"
+        self.values[:, level] = np.where(usable, values, -np.inf)
+        self.ended[:, level] = self.finished & usable
+        self.nodes[:, level] = np.where(usable, self.at, -1)
+
+    def _go_on(self, first, usable, parents, alive) -> None:
+        parents = parents.astype(np.int64)
+        pick = lambda x: np.take_along_axis(x, parents.reshape(*parents.shape, *[1] * (x.ndim - 2)), axis=1)  # noqa: E731
+        self.alive = alive & pick(usable)
+        self.scores, self.steps, self.finished, self.at = map(pick, (self.scores, self.steps, self.finished, self.at))
+        self.texts = pick(first)
+        if self.strategy.reorders:
+            self.session.gather(parents)
+            self.reader.gather(parents)
+
+    def _why_stopped(self, row: int, level: int) -> str | None:
+        """The reason why a problem goes no further, ``None`` if it does."""
+        if not (self.alive[row] & ~self.finished[row]).any():
+            return "finished"
+        spent = {"policy_tokens": self.policy_tokens[row], "reward_tokens": self.reader.tokens[row],
+                 "forwards": self.session.forwards[row] + self.reader.forwards[row], "flops": self._flops(row),
+                 "levels": self.levels[row], "seconds": time.monotonic() - self.begun}
+        for name in (*LIMITS, "seconds"):
+            limit = getattr(self.budget, name)
+            if limit is not None and spent[name] >= limit:
+                return name
+        return "steps" if level >= self.max_steps else None
+
+    def _searched(self, row: int, ranked: Float[np.ndarray, "S C"], seconds: float) -> Searched:
+        if self.strategy.population:
+            ranked = np.where(np.arange(len(ranked))[:, None] == self.levels[row] - 1, ranked, -np.inf)
+        best = best_node(ranked, self.ended[row])
+        tree, nodes = self.trees[row], self.nodes[row]
+        ended = [place for place in np.argsort(-self.values[row], axis=None, kind="stable") if self.ended[row].flat[place]]
+        ended = dict.fromkeys(int(nodes.flat[place]) for place in ended)  # a path that was kept stands on every later level
+        warnings = Counter(self.session.warnings[row]) + Counter(self.reader.warnings[row])
+        warnings += tree_warnings(tree, int(self.cut[row]))
+        costs = Costs(int(self.policy_tokens[row]), int(self.reader.tokens[row]), int(self.session.forwards[row]),
+                      int(self.reader.forwards[row]), self._flops(row), seconds)
+        return Searched(self.reader.problems[row], tuple(tree), tuple(Answered(node, tree[node].value) for node in ended),
+                        None if best is None else int(nodes[best]), costs, self.stopped[row] or "steps", dict(warnings))
+
+    def _flops(self, row: int) -> float:
+        return float(self.reader.flops[row] + self.policy_flops[row])
+
+
+def best_node(ranked: Float[np.ndarray, "S C"], ended: Bool[np.ndarray, "S C"]) -> tuple[int, int] | None:
+    """(level, row) of the answer: the best candidate that has ended, else the best of the deepest; ``None`` without any.
+
+    Args:
+      ranked: -inf where there is no candidate; ties go to the one that came first.
+      ended: which candidates have ended.
+    """
+    usable = ranked > -np.inf
+    if not usable.any():
+        return None
+    if (usable & ended).any():
+        place = np.argmax(np.where(ended, ranked, -np.inf))
+        return tuple(int(x) for x in np.unravel_index(place, ranked.shape))
+    level = int(np.flatnonzero(usable.any(1))[-1])
+    return level, int(np.argmax(ranked[level]))
+
+
+def _step_text(sample: StepSample | None) -> str | None:
+    """What the reward model reads: nothing of a step that did not end, nor of an end without a step."""
+    return None if sample is None or sample.ending == "cut" or _only_ends(sample) else sample.text
+
+
+def _only_ends(sample: StepSample) -> bool:
+    return sample.ending == "solution" and not sample.text.strip()
+
+
+def _which(samples: Sequence[Sequence[StepSample | None]], test: Callable[[StepSample], bool]) -> Bool[np.ndarray, "B C"]:
+    return np.array([[sample is not None and test(sample) for sample in row] for row in samples])
+
+
+def _numbers(samples: Sequence[Sequence[StepSample | None]], name: str) -> Float[Array, "B C"]:
+    values = [[getattr(sample, name, None) or 0.0 for sample in row] for row in samples]
+    return jnp.asarray(values, jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="strategy")
+def _select(strategy: Strategy, keys: jax.Array, found: Level) -> tuple[Array, Array, Array, Any]:
+    """Values as the strategy sees them, parents and alive of its selection, and its state; random numbers as in the compiled
+    search."""
+    found = dataclasses.replace(found, values=jnp.where(found.usable, strategy.value(found), -jnp.inf))
+    keys = jax.vmap(jax.random.fold_in, (0, None))(jax.vmap(jax.random.fold_in, (0, None))(keys, found.level), strategy.rows)
+    selection = strategy.select(keys, found)
+    return found.values, selection.parents, selection.alive, selection.state

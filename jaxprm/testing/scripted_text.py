@@ -1,0 +1,49 @@
+"""A policy that is a function: for tests of searches, and for programs that write solutions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxprm.generation.text import Paths, StepSample, problem_seed
+from jaxprm.records import Problem
+
+
+class ScriptedTextPolicy:
+    """A policy that is a function, for tests and for programs that write solutions.
+
+    Args:
+      write: (problem, steps so far, random numbers) -> the next step, or ``None`` if there is none to be had.
+
+    A path draws from ``default_rng((seed, problem_seed(problem), level, place))``: nothing else reaches ``write``.
+    """
+
+    def __init__(self, write: Callable[[Problem, tuple[str, ...], np.random.Generator], StepSample | None]):
+        self.write = write
+
+    def begin(self, problems: Sequence[Problem], width: int, seed: int) -> _ScriptedSession:
+        return _ScriptedSession(self.write, problems, width, seed)
+
+
+class _ScriptedSession:
+    def __init__(self, write, problems: Sequence[Problem], width: int, seed: int):
+        self._write, self._problems, self._seed = write, list(problems), seed
+        self._paths = Paths(len(problems), width)
+        self.forwards = np.zeros(len(problems), np.int64)
+        self.warnings = [Counter() for _ in problems]
+
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
+        samples: list[list[StepSample | None]] = []
+        for row, problem in enumerate(self._problems):
+            name = problem_seed(problem)
+            samples.append([self._write(problem, steps, np.random.default_rng((self._seed, name, level, place)))
+                            if active[row, place] else None for place, steps in enumerate(self._paths.steps[row])])
+            self.forwards[row] += bool(active[row].any())
+        self._paths.append(samples)
+        return samples
+
+    def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
+        self._paths.gather(parents)

@@ -1,0 +1,224 @@
+"""``jaxprm search``: rows, results and page; a run that was cut off goes on; bad input is one line."""
+
+import http.server
+import json
+import threading
+
+import pytest
+
+from jaxprm.hub import save_model
+from jaxprm.pipelines import search as pipeline
+from jaxprm.records import read_solutions
+from jaxprm.search.searched import read_searched
+from jaxprm.search.searcher import Searcher
+from jaxprm.steps import StepEncoder, StepFormat
+from jaxprm.testing import character_tokenizer, tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
+
+PROBLEMS = [{"id": f"p{i}", "problem": f"w1 w{i}", "answer": "w3", "meta": {"level": i}} for i in range(5)]
+CONFIG = """
+from __gin__ import dynamic_registration
+from jaxprm.generation import remote
+from jaxprm.pipelines import search_config as search
+from jaxprm.search import searcher
+from jaxprm.search.strategies import beam
+
+search.Search.input = "problems.jsonl"
+search.Search.resamples = 50
+search.Search.answer_marker = "w2"
+search.Search.searches = (@a/search.NamedSearch(), @b/search.NamedSearch())
+a/search.NamedSearch.name = "beam"
+b/search.NamedSearch.name = "other"
+search.NamedSearch.policy = @search.LocalModel()
+search.NamedSearch.reward_model = @search.Scorer()
+search.NamedSearch.settings = @searcher.SearchSettings()
+b/search.NamedSearch.settings = @b/searcher.SearchSettings()
+searcher.SearchSettings.strategy = @beam.Beam()
+searcher.SearchSettings.max_steps = 3
+searcher.SearchSettings.batch_problems = 2
+b/searcher.SearchSettings.seed = 1
+beam.Beam.beam_width = 2
+beam.Beam.expansions = 2
+search.LocalModel.path = "policy"
+search.LocalModel.max_step_tokens = 4
+search.Scorer.path = "prm"
+remote.Endpoint.model = "m"
+"""
+
+
+def encoder_of(tokenizer):
+    return StepEncoder(StepFormat(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A policy, a reward model with the same tokenizer, and one with another."""
+    folder = tmp_path_factory.mktemp("models")
+    words, letters = word_tokenizer([f"w{i}" for i in range(8)]), character_tokenizer("w0123456789 ")
+    config = tiny_config(vocab_size=words.vocab_size, layers=1)
+    save_model(folder / "policy", tiny_language_model(0, config), encoder_of(words), {})
+    save_model(folder / "prm", tiny_reward_model(1, config=config), encoder_of(words), {})
+    save_model(folder / "letters", tiny_reward_model(2, config=tiny_config(vocab_size=letters.vocab_size, layers=1)),
+               encoder_of(letters), {})
+    return folder
+
+
+@pytest.fixture
+def place(models, tmp_path, monkeypatch, toy):
+    """A working directory with models, problems and config."""
+    for name in ("policy", "prm", "letters"):
+        (tmp_path / name).symlink_to(models / name)
+    toy.write(tmp_path / "problems.jsonl", PROBLEMS)
+    (tmp_path / "mine.gin").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def found_in(path):
+    """(search, problem) -> what was found, without the time it took."""
+    found = [read_searched(row) for row in rows_of(path)]
+    return {(name, one.problem.id): (one.nodes, one.solutions, one.chosen, one.stopped_by) for name, one in found}
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """The ids that were searched, call by call."""
+    calls, original = [], Searcher.run
+
+    def noted(self, problems, on_batch):
+        calls.append([problem.id for problem in problems])
+        return original(self, problems, on_batch)
+
+    monkeypatch.setattr(Searcher, "run", noted)
+    return calls
+
+
+def test_a_run_and_its_resumption(place, toy, capfd, searched):
+    assert toy.call("search", "mine.gin", "--output", "out.jsonl", "--html", "out.html") == 0
+    said = capfd.readouterr()
+    assert "accuracy" in said.out and "minus the first" in said.out and "report: " in said.out and "compiled" in said.err
+    run = place / "runs/mine"
+    rows = rows_of(run / "searched.jsonl")
+    assert [row["id"] for row in rows] == [f"{name}/p{i}" for name in ("beam", "other") for i in range(5)]
+    assert rows_of(place / "out.jsonl") == [row for row in rows if row["steps"]]
+    assert (place / "out.html").read_bytes() == (run / "report.html").read_bytes()
+    results = json.loads((run / "results.json").read_text())
+    assert results["searches"]["beam"]["accuracy"].keys() == {"mean", "low", "high"} and results["input"]["problems"] == 5
+    assert results["searches"]["beam"]["accuracy_minus_first"] is None
+    assert results["searches"]["other"]["costs"]["policy_tokens"] > 0
+    assert not (run / "searched.jsonl.part").exists() and searched == [[f"p{i}" for i in range(5)]] * 2
+
+    # What it writes is read by all that reads solutions.
+    assert [item.id for item in read_solutions(place / "out.jsonl")] == [row["id"] for row in rows_of(place / "out.jsonl")]
+    assert toy.call("data", "view", "out.jsonl", "--scores", "out.jsonl", "--output", "view.html") == 0
+    assert rows_of(place / "out.jsonl")[0]["steps"][0] in (place / "view.html").read_text()
+
+    # The same again searches nothing.
+    before = found_in(run / "searched.jsonl")
+    assert toy.call("search", "mine.gin") == 0 and len(searched) == 2 and found_in(run / "searched.jsonl") == before
+
+    # A run that was killed has a part, whose last line may be cut off.
+    lines = (run / "searched.jsonl").read_text().splitlines(keepends=True)
+    (run / "searched.jsonl").unlink()
+    (run / "searched.jsonl.part").write_text("".join(lines[:7]) + lines[7][:40])
+    capfd.readouterr()
+    assert toy.call("search", "mine.gin") == 0 and searched[2:] == [["p2", "p3", "p4"]]
+    assert found_in(run / "searched.jsonl") == before and "2 of 5 problems" in capfd.readouterr().err
+
+    # Other problems are another run.
+    toy.write(place / "problems.jsonl", PROBLEMS[:4])
+    assert toy.call("search", "mine.gin") == 2
+    assert "field 'input': has changed since this run began; choose another directory with --run" in capfd.readouterr().err
+
+
+def test_another_tokenizer_goes_through_text(place, toy, capfd):
+    assert toy.call("search", "mine.gin", "--gin.Scorer.path='letters'", "--gin.Search.limit=2") == 0
+    assert "beam (through text)" in capfd.readouterr().err
+    _, found = read_searched(rows_of(place / "runs/mine/searched.jsonl")[0])
+    assert found.nodes and found.costs.reward_tokens > found.costs.policy_tokens  # a letter is a token there
+
+
+def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
+    monkeypatch.setattr(pipeline.StopSignal, "requested", lambda self, count: count >= 2)
+    assert toy.call("search", "mine.gin", "--gin.Scorer.path='letters'") == 75
+    assert "stopped after 2 of 5 problems of 'beam'; the same command goes on" in capfd.readouterr().err
+    part = place / "runs/mine/searched.jsonl.part"
+    assert len(rows_of(part)) == 2 and not (place / "runs/mine/searched.jsonl").exists()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    broken = True
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status = 400 if self.broken and "w1 w3" in body["prompt"] else 200
+        ends = body["prompt"].count("\n") > 1
+        choice = {"text": f"w{body['seed'] % 8}", "finish_reason": "stop", "stop_reason": None if ends else "\n"}
+        content = json.dumps({"choices": [choice] * body["n"], "usage": {"completion_tokens": 2 * body["n"]}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_endpoint_that_fails_for_one_problem(place, toy, capfd, monkeypatch, searched):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(Handler, "broken", True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    (place / "mine.gin").write_text(CONFIG.replace("@search.LocalModel()", "@search.ServedModel()").replace(
+        ", @b/search.NamedSearch()", "") + f"search.ServedModel.endpoint = @remote.Endpoint()\nremote.Endpoint.url = "
+        f"'http://127.0.0.1:{server.server_address[1]}/v1'\n")
+    try:
+        assert toy.call("search", "mine.gin") == 0
+        assert "beam: the endpoint gave nothing for 1 of 5 problems; the same command tries again" in capfd.readouterr().err
+        rows = {row["problem_id"]: row for row in rows_of(place / "runs/mine/searched.jsonl")}
+        assert rows["p3"]["steps"] == [] and rows["p3"]["search"]["warnings"] == {"endpoint: HTTP 400": 1,
+                                                                                  "endpoint: steps given up": 4}
+        assert all(rows[f"p{i}"]["finished"] and len(rows[f"p{i}"]["steps"]) == 2 for i in (0, 1, 2, 4))
+        Handler.broken = False
+        assert toy.call("search", "mine.gin") == 0 and searched[1:] == [["p3"]]
+        again = {row["problem_id"]: row for row in rows_of(place / "runs/mine/searched.jsonl")}
+        assert again["p3"]["finished"] and again["p0"] == rows["p0"]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("lines", "message"), [
+    (None, "no such file"), ([], "field 'input': has no problems"), (["{"], "problems.jsonl:1: is not valid JSON"),
+    ([[1]], "problems.jsonl:1: a row must be a JSON object, not list"),
+    ([{"id": "a"}], "problems.jsonl:1: field 'problem': is missing; each row needs 'problem' (text)"),
+    ([PROBLEMS[0], {"problem": " "}], "problems.jsonl:2: field 'problem' = ' ': must be a text"),
+    ([{"problem": "w1", "answer": [3]}], "problems.jsonl:1: field 'answer' = [3]: must be a text or a number"),
+    ([{"id": 1, "problem": "w1"}, {"id": 1, "problem": "w2"}],
+     "problems.jsonl:2: field 'id' = '1': stands for two different problems; give each problem an id of its own"),
+])
+def test_bad_problems(place, toy, capfd, lines, message):
+    (place / "problems.jsonl").unlink()
+    if lines is not None:
+        text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        (place / "problems.jsonl").write_text("".join(line + "\n" for line in text))
+    assert toy.call("search", "mine.gin") == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert {path.name for path in (place / "runs/mine").iterdir()} <= {"config.gin", "config.json", "status.json"}
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ("--gin.LocalModel.path='absent'", "absent: no such directory"),
+    ("--gin.LocalModel.path='prm'", "field 'kind' = 'reward_model': is not a language_model"),
+    ("--gin.Search.task=@arithmetic.ArithmeticTask()", "arithmetic"),
+    ("--gin.a/NamedSearch.name='x/y'", "must be a text without '/'"), ("--gin.Search.limit=-1", "must be at least 0"),
+    ("--gin.SearchSettings.vote='most'", "must be one of majority, best"),
+])
+def test_bad_settings(place, toy, capfd, option, message):
+    assert toy.call("search", "mine.gin", option) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error, error

@@ -1,0 +1,157 @@
+"""`Searcher`: compiled and through text give one result; what a policy does wrong is counted and harms nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxprm.errors import InputError
+from jaxprm.generation.local_text import LocalTextPolicy
+from jaxprm.generation.text import StepSample
+from jaxprm.models.heads import HeadConfig
+from jaxprm.models.reward_model import PolicyRewardModel
+from jaxprm.records import Problem
+from jaxprm.search import Beam, Budget
+from jaxprm.search.searcher import Searcher, SearchSettings, share_ids
+from jaxprm.steps import StepEncoder, StepFormat
+from jaxprm.testing import tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
+from jaxprm.testing.models import random_model
+from jaxprm.testing.scripted_text import ScriptedTextPolicy
+
+WORDS = word_tokenizer([f"w{i}" for i in range(11)])
+CONFIG = tiny_config(vocab_size=WORDS.vocab_size, context=48, layers=1)
+ENCODER = StepEncoder(StepFormat(), WORDS)
+REWARD = tiny_reward_model(1, config=CONFIG)
+PROBLEMS = [Problem("p1", "w1 w2"), Problem("p2", "w3"), Problem("p3", "w1 w2"), Problem("long", "w1 " * 60)]
+SETTINGS = SearchSettings(Beam(2, 2), max_steps=4, batch_problems=4, seed=3)
+
+
+def same(one, other, costs=("policy_tokens", "reward_tokens", "policy_forwards", "reward_forwards", "flops")):
+    assert one.problem == other.problem and one.stopped_by == other.stopped_by
+    assert one.warnings == other.warnings and one.chosen == other.chosen
+    np.testing.assert_allclose([getattr(one.costs, name) for name in costs], [getattr(other.costs, name) for name in costs],
+                               rtol=1e-5)
+    assert len(one.nodes) == len(other.nodes)
+    for a, b in zip(one.nodes, other.nodes):
+        assert dataclasses.replace(a, score=None, value=None) == dataclasses.replace(b, score=None, value=None)
+        np.testing.assert_allclose([np.nan if x is None else x for x in (a.score, a.value)],
+                                   [np.nan if x is None else x for x in (b.score, b.value)], atol=2e-6)
+    assert [found.node for found in one.solutions] == [found.node for found in other.solutions]
+
+
+def test_both_ways_give_one_result_whatever_the_batch():
+    policy = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4, max_step_tokens=5)
+    searcher = Searcher(policy, REWARD, ENCODER, SETTINGS)
+    assert searcher.compiled
+    batches = []
+    compiled = searcher.run(PROBLEMS, batches.append)
+    assert [len(batch) for batch in batches] == [4]
+    text = Searcher(policy, REWARD, ENCODER, dataclasses.replace(SETTINGS, batch_problems=2))
+    text.compiled = False
+    for one, other in zip(compiled[:3], text.run(PROBLEMS[2::-1])[::-1], strict=True):
+        same(one, other)
+    first, _, third, long = compiled
+    assert {len(node.text.split()) for found in compiled for node in found.nodes} > {1, 2}
+    assert any(found.solutions for found in compiled)
+    assert [node.text for node in first.nodes] != [node.text for node in third.nodes]  # one text, two ids: own random numbers
+    assert long.nodes == () and long.chosen is None and long.stopped_by == "context"
+    assert sum(long.warnings.values()) == 1 and text.run(PROBLEMS[3:])[0].warnings == {"policy's context is full": 4}
+
+
+def test_a_policy_that_is_its_own_reward_model_reads_its_text_once():
+    model = random_model(lambda: PolicyRewardModel(CONFIG, HeadConfig("scalar"), rngs=nnx.Rngs(0)), 0)
+    policy = LocalTextPolicy(model.policy(), ENCODER, max_steps=4, max_step_tokens=5)
+    own = Searcher(policy, model, ENCODER, SETTINGS)
+    apart = Searcher(policy, model, ENCODER, SETTINGS)
+    apart.compiled = False
+    for one, other in zip(own.run(PROBLEMS[:3]), apart.run(PROBLEMS[:3]), strict=True):
+        same(one, other, ("policy_tokens", "policy_forwards"))
+        # The last token of each step that was written, and nothing of the prompt.
+        written = [node for node in one.nodes if node.text or not node.finished]
+        assert one.costs.reward_tokens == len(written) and one.costs.flops < 0.7 * other.costs.flops
+
+
+def steps_policy(write):
+    return ScriptedTextPolicy(lambda problem, steps, rng: write(problem.id, steps, rng))
+
+
+def run(write, settings=SETTINGS, problems=PROBLEMS[:2], **options):
+    return Searcher(steps_policy(write), REWARD, ENCODER, settings, **options).run(problems)
+
+
+def good(steps, rng):
+    return StepSample(f"w{rng.integers(10)}", 2, "solution" if len(steps) == 2 else "step", -1.0)
+
+
+@pytest.mark.parametrize(("bad", "warning", "stopped"), [
+    (lambda steps, rng: StepSample("w1 w1", 5, "cut"), "steps that did not end", "finished"),
+    (lambda steps, rng: StepSample("", 1, "step"), "empty steps", "finished"),
+    (lambda steps, rng: StepSample("w7", 2, "step"), "repeated steps", "steps"),
+    (lambda steps, rng: StepSample(f"w{len(steps)}", 2, "step"), None, "steps"),
+    (lambda steps, rng: None, None, "finished"),
+], ids=["never ends a step", "empty", "repeats itself", "never finishes", "gives nothing"])
+def test_a_bad_policy_harms_no_other_problem(bad, warning, stopped):
+    found, other = run(lambda name, steps, rng: (bad if name == "p1" else lambda *a: good(*a))(steps, rng))
+    assert not found.finished and not found.solutions and found.answer is None and found.stopped_by == stopped
+    assert warning is None or found.warnings[warning] >= 4
+    assert other.finished and other.stopped_by == "finished" and len(other.steps(other.chosen)) == 3
+    alone = run(lambda name, steps, rng: good(steps, rng), problems=PROBLEMS[1:2])[0]
+    same(other, alone)
+    if stopped == "steps":  # the best path is given, and is not passed off as an answer
+        assert len(found.steps(found.chosen)) == 4
+
+
+def test_an_end_without_a_step_closes_the_path():
+    def write(name, steps, rng):
+        return StepSample(f"w{len(steps)}", 2, "step") if len(steps) < 2 else StepSample("", 1, "solution")
+
+    found = run(write)[0]
+    assert found.finished and found.steps(found.chosen) == ("w0", "w1") and found.nodes[found.chosen].score is None
+    assert found.nodes[found.chosen].value == found.nodes[found.nodes[found.chosen].parent].value and not found.warnings
+
+
+@pytest.mark.parametrize(("budget", "levels"), [
+    (Budget(policy_tokens=9), 2), (Budget(reward_tokens=5), 1), (Budget(forwards=6), 3), (Budget(levels=3), 3),
+    (Budget(flops=1.0), 1), (Budget(seconds=1e-9), 1), (Budget(policy_tokens=10**6), 4)])
+def test_a_budget_stops_the_search(budget, levels):
+    """A level costs 4 rows x 2 tokens of policy and PRM, one forward of each (the PRM reads the prompt of 4 tokens before)."""
+    settings = dataclasses.replace(SETTINGS, budget=budget)
+    found = run(lambda name, steps, rng: StepSample(f"w{rng.integers(10)}", 2, "step"), settings)[0]
+    assert found.stopped_by == ("steps" if levels == 4 else next(k for k, v in dataclasses.asdict(budget).items() if v))
+    assert max(len(found.path(node.id)) for node in found.nodes) == levels and not found.finished
+    assert found.costs.policy_tokens == 8 * levels and found.costs.reward_tokens == 4 + 8 * levels
+    assert (found.costs.policy_forwards, found.costs.reward_forwards) == (levels, 1 + levels)
+
+
+def test_votes_choose_among_what_has_ended():
+    def write(name, steps, rng):
+        return StepSample(f"w{min(int(rng.integers(4)), 1)}", 2, "solution")
+
+    judge = lambda problem, steps: (steps[-1], steps[-1] == "w1")  # noqa: E731
+    settings = dataclasses.replace(SETTINGS, strategy=Beam(4, 2), seed=1)
+    found = run(write, settings, judge=judge)[0]
+    answers = [one.answer for one in found.solutions]
+    assert found.answer == found.solutions[0] and found.answer.value == max(one.value for one in found.solutions)
+    voted = run(write, dataclasses.replace(settings, vote="majority"), judge=judge)[0]
+    assert voted.answer.answer == max(set(answers), key=answers.count) and voted.answer.correct == (voted.answer.answer == "w1")
+    assert voted.finished
+
+
+def test_refusals(without_type_checks):
+    policy = steps_policy(lambda *_: None)
+    with pytest.raises(InputError, match="field 'vote' = 'majority': needs answers to vote on"):
+        Searcher(policy, REWARD, ENCODER, dataclasses.replace(SETTINGS, vote="majority"))
+    both = tiny_reward_model(0, HeadConfig("scalar", direction="gate"), CONFIG)
+    with pytest.raises(InputError, match="reads whole solutions in both directions"):
+        Searcher(policy, both, ENCODER, SETTINGS)
+    for field, value in (("max_steps", 0), ("batch_problems", 0), ("vote", "most"), ("aggregation", "median")):
+        with pytest.raises(InputError, match=f"field '{field}' = "):
+            dataclasses.replace(SETTINGS, **{field: value})
+
+
+def test_when_ids_are_shared():
+    other = word_tokenizer([f"w{i}" for i in range(12)])
+    assert share_ids(ENCODER, StepEncoder(StepFormat(readout="before", aggregation="prod"), WORDS))
+    assert not share_ids(ENCODER, StepEncoder(StepFormat(), other))
+    assert not share_ids(ENCODER, StepEncoder(StepFormat(prompt_prefix="w1 "), WORDS))
