@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.transformer import LanguageModel
 from jaxprm.search.result import SearchCosts
+
+
+NODE_STRATEGIES: dict[str, type[NodeStrategy]] = {}
+"""Name -> class of every strategy whose searches leave nodes, filled as the classes are defined."""
+
+
+class NodeStrategy:
+    """Base of strategies that do not work level by level: frozen dataclasses, static in a compiled search. Subclasses with a
+    ``name`` enter `NODE_STRATEGIES`; ``entropies`` is that of level strategies."""
+
+    name: ClassVar[str] = ""
+    entropies: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            NODE_STRATEGIES[cls.name] = cls
+
+    def search(self, policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
+               lengths: Int[Array | np.ndarray, " B"], **settings: Any) -> NodeResult:
+        """Searches B problems; ``settings`` are the keyword arguments of `tree_search`."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

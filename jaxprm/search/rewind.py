@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.scoring.incremental import ScoreState, start_scores
 from jaxprm.search.budget import Budget, Spent, no_costs, spend
-from jaxprm.search.nodes import NodeResult, NodeTree, best_nodes
+from jaxprm.search.nodes import NodeResult, NodeStrategy, NodeTree, best_nodes
 from jaxprm.search.rows import Rules
 from jaxprm.search.turns import Steps, draw_steps, no_steps, put_nodes, read_steps, run_turns
 
@@ -66,29 +66,32 @@ class Verdict:
     done: Bool[Array, "B W"]
 
 
-@runtime_checkable
-class Rewind(Protocol):
-    """When to go back, and where to."""
+class Rewind(NodeStrategy):
+    """When to go back, and where to; ``chains``: W, solutions per problem."""
 
-    @property
-    def chains(self) -> int:
-        """W, solutions per problem."""
-        ...
+    chains: int
 
     def turns(self, max_steps: int) -> int:
         """The most steps that a solution can draw."""
-        ...
+        raise NotImplementedError
 
-    def judge(self, drawn: Drawn) -> Verdict: ...
+    def judge(self, drawn: Drawn) -> Verdict:
+        """What becomes of a step that was drawn."""
+        raise NotImplementedError
+
+    def search(self, policy, reward_model, key, prompts, lengths, **settings: Any) -> NodeResult:
+        return rewind_search(policy, reward_model, key, prompts, lengths, self, **settings)
 
 
 @dataclasses.dataclass(frozen=True)
-class ChunkReset:
+class ChunkReset(Rewind):
     """A step that scores below ``threshold``, or does not end, is drawn again, up to ``tries`` draws; then the last one stands.
 
     StepWiser (arXiv:2508.19229) resets chunks that its judge rejects, SPC steps that its self-played critic rejects.
     A solution whose last try of a step does not end is given up.
     """
+
+    name: ClassVar[str] = "chunk_reset"
 
     chains: int = 4
     threshold: float = 0.5
@@ -111,12 +114,14 @@ class ChunkReset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Refine:
+class Refine(Rewind):
     """A draft is drawn again from its first step that scores below ``threshold`` (or does not end), up to ``rounds`` times.
 
     Local refinement of GLoRe (arXiv:2402.10963) and the refined best-of-N of GM-PRM, with the policy itself as the one that
     corrects. All drafts stay in the tree: a refinement that is worse does not replace what was better.
     """
+
+    name: ClassVar[str] = "refine"
 
     chains: int = 4
     threshold: float = 0.5

@@ -10,6 +10,7 @@ prefix without reading it again.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import Budget
-from jaxprm.search.nodes import NodeResult, NodeTree
+from jaxprm.search.nodes import NodeResult, NodeStrategy, NodeTree, best_nodes
 from jaxprm.search.rows import Rules
 from jaxprm.search.tree_turn import TreeTurns
 from jaxprm.search.turns import run_turns
@@ -40,8 +41,19 @@ class Mode:
     stopped: Bool[Array | np.ndarray, "*B"]
 
 
+class Stepwise(NodeStrategy):
+    """A `Walker` that follows one path."""
+
+    def turns(self, max_steps: int) -> int:
+        """The most turns that a solution can take."""
+        raise NotImplementedError
+
+    def search(self, policy, reward_model, key, prompts, lengths, **settings: Any) -> NodeResult:
+        return stepwise_search(policy, reward_model, key, prompts, lengths, self, **settings)
+
+
 @dataclasses.dataclass(frozen=True)
-class Pats:
+class Pats(Stepwise):
     """Process-level adaptive thinking mode switching (arXiv:2505.19250).
 
     The best of ``widths[mode]`` candidates becomes the next step. A score of at least ``good`` switches to the next narrower
@@ -52,6 +64,8 @@ class Pats:
       widths: candidates of each mode, increasing.
       start: the mode of the first step.
     """
+
+    name: ClassVar[str] = "pats"
 
     widths: tuple[int, ...] = (2, 4, 8)
     start: int = 1
@@ -103,7 +117,7 @@ class Spending:
 
 
 @dataclasses.dataclass(frozen=True)
-class DualPhase:
+class DualPhase(Stepwise):
     """Reward-guided dual-phase search with a dynamic budget (DREAM, arXiv:2509.25420).
 
     Steps take turns in being a plan and its execution, each with its own threshold. For each step candidates are drawn
@@ -114,6 +128,8 @@ class DualPhase:
     Attributes:
       thresholds: by phase; one alone makes a search with a dynamic budget and a single phase.
     """
+
+    name: ClassVar[str] = "dual_phase"
 
     thresholds: tuple[float, ...] = (0.8, 0.9)
     samples: int = 8
@@ -157,13 +173,14 @@ def _best_child(stats: NodeStats, node: Int[Array, ""]) -> tuple[Int[Array, ""],
 
 
 def stepwise_search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
-                    lengths: Int[Array | np.ndarray, " B"], strategy: Pats | DualPhase, *, max_steps: int,
-                    max_step_tokens: int, sampling: SamplingConfig = SamplingConfig(), aggregation: Aggregation = "last",
+                    lengths: Int[Array | np.ndarray, " B"], strategy: Stepwise, *, max_steps: int, max_step_tokens: int,
+                    sampling: SamplingConfig = SamplingConfig(), aggregation: Aggregation = "last",
                     separator_id: int, end_id: int, read_back: int = 0, budget: Budget = Budget()) -> NodeResult:
     """Searches B problems at once; the arguments are those of `tree_search`, and ``budget.levels`` counts turns.
 
-    ``NodeResult.node`` is where the path has arrived. A problem stops as "finished" when no step can follow there, or at a
-    limit of the budget.
+    ``NodeResult.node`` is where the path has arrived; if no solution ends there, the best one that was met on the way, and the
+    best of the deepest nodes if there is none. A problem stops as "finished" when no step can follow on its path, or at a limit
+    of the budget.
 
     Raises:
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
@@ -172,8 +189,10 @@ def stepwise_search(policy: LanguageModel, reward_model: RewardModel, key: jax.A
                   min(policy.config.context, reward_model.config.context))
     turns = TreeTurns(strategy, strategy.turns(max_steps), rules)
     state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, turns, budget)
-    steps, stats, node = jax.device_get((state.steps, state.stats, state.walk.at))
+    steps, stats, arrived = jax.device_get((state.steps, state.stats, state.walk.at))
     tree = NodeTree(steps.tokens, steps.lengths, stats.parents, steps.scores, steps.values, stats.first_child >= 0, stats.ended,
                     steps.log_probs)
-    at = np.arange(len(node)), node
+    problems = np.arange(len(arrived))
+    node = np.where(tree.finished[problems, arrived], arrived, best_nodes(tree, steps.depth))
+    at = problems, node
     return NodeResult(tree, node, tree.values[at], tree.finished[at], tuple(name or "finished" for name in why), costs)

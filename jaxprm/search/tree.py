@@ -9,6 +9,7 @@ wherever in the tree it goes on.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import Budget
-from jaxprm.search.nodes import NodeResult, NodeTree, best_nodes
+from jaxprm.search.nodes import NodeResult, NodeStrategy, NodeTree, best_nodes
 from jaxprm.search.rows import Rules
 from jaxprm.search.tree_turn import TreeTurns
 from jaxprm.search.turns import run_turns
@@ -29,7 +30,7 @@ from jaxprm.search.walk import TreeWalk
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
+class Tree(NodeStrategy):
     """A tree search.
 
     Attributes:
@@ -38,6 +39,8 @@ class Tree:
       expansions: nodes whose children are sampled, at most; a simulation that this cuts off brings nothing back.
       branch: M, children sampled per expanded node; those that say the same are one child.
     """
+
+    name: ClassVar[str] = "tree"
 
     variant: str | TreeVariant = "puct_openr"
     simulations: int = 16
@@ -50,6 +53,9 @@ class Tree:
                 raise InputError("must be at least 1", field=field, value=getattr(self, field))
         if isinstance(self.variant, str) and self.variant not in VARIANTS:
             raise InputError(f"must be one of {', '.join(VARIANTS)}", field="variant", value=self.variant)
+
+    def search(self, policy, reward_model, key, prompts, lengths, **settings: Any) -> TreeResult:
+        return tree_search(policy, reward_model, key, prompts, lengths, self, **settings)
 
 
 @dataclasses.dataclass(frozen=True)

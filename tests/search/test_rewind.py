@@ -5,8 +5,6 @@ Every step is one token and a separator (or the end token at a leaf); what a pro
     problem A   bad .1 | good .9         then c .8 (ends) or e .2 (ends)
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,12 +41,12 @@ def policy_of(tree):
 SCORE = np.full(VOCABULARY, 0.5)
 SCORE[[ID[name] for name in SCORES]] = list(SCORES.values())
 POLICY, REWARD = policy_of(TREE), scripted_reward_model(SCORE, of_previous=True)
-SEARCH = functools.partial(rewind_search, separator_id=SEP, end_id=END)
 PROMPTS = np.array([[1, ID["A"], SEP, 0]] * 2, np.int32), np.array([3, 3], np.int32)
 
 
 def search(strategy, policy=POLICY, key=0, **more):
-    return SEARCH(policy, REWARD, jax.random.key(key), *PROMPTS, strategy, **(dict(max_steps=3, max_step_tokens=3) | more))
+    settings = dict(max_steps=3, max_step_tokens=3, separator_id=SEP, end_id=END) | more
+    return strategy.search(policy, REWARD, jax.random.key(key), *PROMPTS, **settings)
 
 
 def says(result, problem, node):
@@ -73,16 +71,6 @@ def test_chunk_reset_draws_bad_steps_again():
         parent = int(tree.parents[problem, node])
         assert parent == 0 or (tree.kept[problem, parent] and says(found, problem, parent) == ["good"])
     assert (drawn & ~tree.kept).any()
-
-
-def test_the_last_try_stands():
-    """Nothing scores 1: each step takes 2 tries, and the second is kept, whatever it is."""
-    found = search(ChunkReset(chains=4, threshold=1.1, tries=2))
-    assert (found.tree.lengths > 0).sum(1).tolist() == [4 * 2 * 2] * 2 and found.tree.kept.sum(1).tolist() == [8, 8]
-    first, second = np.arange(1, 5), np.arange(5, 9)
-    assert not found.tree.kept[:, first].any() and found.tree.kept[:, second].all()
-    assert (found.tree.parents[:, 9:13] == second).all() and (found.tree.parents[:, 13:17] == second).all()
-    assert found.tree.finished.sum(1).tolist() == [4, 4]
 
 
 def test_refine_draws_again_from_the_first_bad_step():
@@ -150,8 +138,8 @@ def test_scores_equal_full_reading_and_the_batch_does_not_matter():
     order, weights, encoded, values, again = np.array([2, 0, 1]), parameters(policy), [], [], 0
 
     def run(keys, order):
-        return SEARCH(policy, reward, keys[order], RANDOM_PROMPTS[order], LENGTHS[order], RANDOM, max_steps=4,
-                      max_step_tokens=8, aggregation="prod", read_back=1)
+        return rewind_search(policy, reward, keys[order], RANDOM_PROMPTS[order], LENGTHS[order], RANDOM, max_steps=4,
+                             max_step_tokens=8, aggregation="prod", read_back=1, separator_id=SEP, end_id=END)
 
     for seed in range(3):
         keys = jax.random.split(jax.random.key(seed), 3)

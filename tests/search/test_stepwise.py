@@ -11,7 +11,7 @@ import pytest
 
 from jaxprm.errors import InputError
 from jaxprm.models import HeadConfig
-from jaxprm.search import Budget, DualPhase, Pats, prompt_success, run_by_width, stepwise_search, widths_for
+from jaxprm.search import NODE_STRATEGIES, Budget, DualPhase, Pats, prompt_success, run_by_width, widths_for
 from jaxprm.search.walk import empty_stats
 from jaxprm.testing import scripted_policy, scripted_reward_model, tiny_reward_model
 
@@ -38,13 +38,22 @@ SCORE[[ID[name] for name in SCORES]] = list(SCORES.values())
 REWARD = scripted_reward_model(SCORE, of_previous=True)
 POLICY = policy_of({"A": ("hi",), "hi": ("lo",), "lo": ("mid",), "mid": ("hi",), "B": ("lo",)})
 PROMPTS = np.array([[1, ID["A"], SEP, 0], [1, ID["B"], SEP, 0]], np.int32), np.array([3, 3], np.int32)
-SEARCH = functools.partial(stepwise_search, POLICY, REWARD, separator_id=SEP, end_id=END, max_steps=4, max_step_tokens=3)
+
+
+def search(strategy, **more):
+    return strategy.search(POLICY, REWARD, jax.random.key(0), *PROMPTS, separator_id=SEP, end_id=END, max_steps=4,
+                           max_step_tokens=3, **more)
+
+
+def test_strategies_by_name():
+    assert {name: kind.__name__ for name, kind in NODE_STRATEGIES.items()} == {
+        "tree": "Tree", "chunk_reset": "ChunkReset", "refine": "Refine", "pats": "Pats", "dual_phase": "DualPhase"}
 
 
 def test_pats_by_hand():
     """All candidates of a step say the same here. A: 4 x hi .9 (good: 2 next), 2 x lo .3 (bad: 8 more, then 8 next as it stays
     below .75), 8 x mid .8 (keep), 8 x hi. B: 4 x lo (bad: 8 more), 8 x mid, 8 x hi (good: 4 next), 4 x lo, 8 more."""
-    found = SEARCH(jax.random.key(0), *PROMPTS, Pats())
+    found = search(Pats())
     assert found.costs.policy_tokens.tolist() == [2 * (4 + 2 + 8 + 8 + 8), 2 * (4 + 8 + 8 + 8 + 4 + 8)]
     # The reward model reads what is said once per turn: 5 turns and 6 turns with 2 new tokens each.
     assert found.costs.reward_tokens.tolist() == [3 + 5 * 2, 3 + 6 * 2]
@@ -56,7 +65,7 @@ def test_pats_by_hand():
 def test_dual_phase_by_hand():
     """Plans (steps 0, 2) need .85, executions (1, 3) .75; 4 samples per step in batches of 2, savings are handed on.
     A: hi 2 (2 saved), lo 6 (4 and the 2), mid as plan 4, hi 2. B: lo 4, mid 2 (2 saved), hi 2 (2 + 2 saved), lo 8."""
-    found = SEARCH(jax.random.key(0), *PROMPTS, DualPhase((0.85, 0.75), samples=4, batch=2))
+    found = search(DualPhase((0.85, 0.75), samples=4, batch=2))
     assert found.costs.policy_tokens.tolist() == [2 * (2 + 6 + 4 + 2), 2 * (4 + 2 + 2 + 8)]
     assert found.stopped == ("finished", "finished") and not found.finished.any()
     np.testing.assert_allclose(found.value, [0.9, 0.3], atol=1e-5)
@@ -76,8 +85,9 @@ def test_walks_take_the_best_of_all_that_was_drawn():
 
 
 def test_a_budget_stops_on_the_way():
-    found = SEARCH(jax.random.key(0), *PROMPTS, Pats(), budget=Budget(levels=1))
-    assert found.stopped == ("levels", "levels") and found.node[0] > 0 and found.node[1] == 0
+    found = search(Pats(), budget=Budget(levels=1))
+    assert found.stopped == ("levels", "levels") and not found.finished.any()
+    np.testing.assert_allclose(found.value, [0.9, 0.3], atol=1e-5)  # the first steps that were drawn
 
 
 def test_success_at_the_prompt_decides_the_width():

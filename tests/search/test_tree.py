@@ -17,7 +17,7 @@ import pytest
 from jaxprm.errors import InputError
 from jaxprm.models import parameters
 from jaxprm.scoring import aggregate, score_steps
-from jaxprm.search import Budget, Tree, tree_search, turns
+from jaxprm.search import Budget, Tree, tree_search
 from jaxprm.search.node_cache import path_slots
 from jaxprm.steps import pad_solutions
 from jaxprm.testing import scripted_policy, scripted_reward_model, tiny_language_model, tiny_reward_model
@@ -57,8 +57,8 @@ POLICY, REWARD = policy_of(TREE), reward_of()
 
 
 def search(*problems, policy=POLICY, reward=REWARD, key=0, **more):
-    settings = dict(max_steps=4, max_step_tokens=3) | more
-    return SEARCH(policy, reward, jax.random.key(key), *prompts(*problems), Tree("puct_openr", 5, 4, 6), **settings)
+    settings = dict(max_steps=4, max_step_tokens=3, separator_id=SEP, end_id=END) | more
+    return Tree("puct_openr", 5, 4, 6).search(policy, reward, jax.random.key(key), *prompts(*problems), **settings)
 
 
 def by_name(result, problem, values):
@@ -200,11 +200,11 @@ def test_fixed_by_the_key_and_not_by_the_batch(models):
 
 
 def test_two_programs_per_shape(models):
-    """Other keys, prompts and budgets: nothing is compiled again."""
-    run_random(models, jax.random.key(0))
+    """One that reads the prompts and one that takes turns; other keys, prompts and budgets: nothing is compiled again."""
+    assert run_random(models, jax.random.key(0)).costs.compilations in (0, 2)  # 0: another test was here before
     again = SEARCH(*models, jax.random.key(1), PROMPTS[::-1], LENGTHS[::-1], RANDOM, max_steps=4, max_step_tokens=8,
                    aggregation="prod", budget=Budget(levels=2, seconds=99.0))
-    assert again.costs.compilations == 0 and again.expansions.max() == 2 and turns._run._cache_size() <= 3
+    assert again.costs.compilations == 0 and again.expansions.max() == 2
 
 
 def test_path_slots_worked_example():
