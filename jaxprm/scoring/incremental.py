@@ -50,13 +50,14 @@ def _at(hidden: Float[Array, "R L D"], index: Int[Array, " R"]) -> Float[Array, 
 
 
 def extend_scores(model: RewardModel, state: ScoreState, step_tokens: Int[Array, "R L"],
-                  lengths: Int[Array, " R"], read_back: int = 0) -> tuple[Float[Array, " R"], ScoreState]:
+                  lengths: Int[Array, " R"], read_back: int | Int[Array, " R"] = 0) -> tuple[Float[Array, " R"], ScoreState]:
     """Reads one more step per row and returns its score.
 
     Args:
       step_tokens: right-padded ids of the step including its separator; needs room for L tokens in the cache.
       lengths: int32[R]; a row of length 0 reads nothing, its score is 0 and its state stays.
-      read_back: 0 if the score is read at the step's last token (readout "at"), 1 for the token before it.
+      read_back: 0 if the score is read at the step's last token (readout "at"), 1 for the token before it; of all rows, or of
+        each.
 
     Returns:
       float32[R] scores in [0, 1], equal to `score_steps` on the whole solution, and the longer state.

@@ -245,9 +245,10 @@ def _level(models: Models, state: _Search, limits, strategy: Strategy, rules: Ru
     selection = strategy.select(_fold(keys, wide), found)
     parents, alive = selection.parents, selection.alive & pick(usable, selection.parents)
     kept = jax.vmap(lambda parents, alive: jnp.zeros((wide,), bool).at[parents].max(alive))(parents, alive)
-    nodes = SearchTree(step.tokens, step.lengths, jnp.where(paths.alive, paths.parents, -1), step.score, found.values, kept,
-                       finished & usable, step.log_probs, found.entropy)
-    tree = jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, level, 1), paths.tree, nodes)
+    nodes = SearchTree(*(x[:, None] for x in (
+        step.tokens, step.lengths, jnp.where(paths.alive, paths.parents, -1), step.score, found.values, kept, finished & usable,
+        step.log_probs, found.entropy)))
+    tree = jax.tree.map(lambda all_, one: jax.lax.dynamic_update_slice_in_dim(all_, one, level, 1), paths.tree, nodes)
     spent = dataclasses.replace(spent, levels=spent.levels + (paths.stopped == 0))
     after = _Paths(scores=pick(scores, parents), steps=pick(steps, parents), tokens=pick(paths.tokens + step.lengths, parents),
                    finished=pick(finished, parents), alive=alive, parents=parents, texts=pick(found.first, parents),

@@ -134,14 +134,17 @@ def draw_step(models: Models, rows: Rows, keys: jax.Array, drawing: Bool[Array, 
     empty = samples.finished & (samples.lengths == 1) & (before == 0)  # the solution ends, there is no new step
     step_tokens = jnp.where(samples.tokens == rules.end_id, rules.separator_id, samples.tokens)
     read = jnp.where(empty, 0, samples.lengths)
+    closed = (last == rules.separator_id) | samples.finished
     if rules.shared:
         read = jnp.minimum(read, 1)
         (score, policy), rewards = own_scores(models.reward, policy, step_tokens, samples.lengths, read > 0), rows.rewards
     else:
-        score, rewards = extend_scores(models.reward, rows.rewards, step_tokens, read, rules.read_back)
+        # The beginning of a step has no separator to read before.
+        back = jnp.where(closed, rules.read_back, 0)
+        score, rewards = extend_scores(models.reward, rows.rewards, step_tokens, read, back)
     uncertain = jnp.zeros_like(score) if samples.entropies is None else samples.entropies.sum(1)
-    step = Step(samples.tokens, samples.lengths, read, score, (last == rules.separator_id) | samples.finished, samples.finished,
-                empty, samples.log_probs.sum(1), uncertain)
+    step = Step(samples.tokens, samples.lengths, read, score, closed, samples.finished, empty, samples.log_probs.sum(1),
+                uncertain)
     rows = Rows(rows.slots, policy, rewards)
     return jax.tree.map(lambda values: rows.to_slots(values, wide), step), rows
 

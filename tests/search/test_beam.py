@@ -136,11 +136,11 @@ def test_aggregation_decides():
 
 def test_an_unfinished_solution_is_never_passed_off_as_finished():
     """One level only: A has no leaf there. B's c is finished and wins even over a better unfinished path."""
-    found = search(WIDE, "A", "B", max_steps=1)
+    found = search(WIDE, "A", "B", budget=Budget(levels=1))
     assert found.finished.tolist() == [False, True]
     assert names_of(found, 0) == ["a", "|"] and names_of(found, 1) == ["c", "</s>"]
     reward = scripted_reward_model(np.where(np.arange(VOCABULARY) == ID["d"], 0.99, 0.1), of_previous=True)
-    found = search(WIDE, "B", reward=reward, max_steps=1)
+    found = search(WIDE, "B", reward=reward, budget=Budget(levels=1))
     assert names_of(found, 0) == ["c", "</s>"] and found.finished.tolist() == [True] * 2
     np.testing.assert_allclose(found.value, 0.1, atol=1e-5)
 

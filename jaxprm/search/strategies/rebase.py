@@ -59,7 +59,7 @@ class Rebase(Strategy):
 
 
 def apportion(values: Float[Array, "B C"], order: Int[Array, "B C"], budget: Int[Array, " B"],
-              temperature: float) -> Int[Array, "B C"]:
+              temperature: float | Float[Array, ""]) -> Int[Array, "B C"]:
     """Rows of each candidate; they sum to the budget exactly, or are all 0 where no candidate is usable.
 
       In:   values [.9, .7, .5, .1], order [0, 1, 2, 3], budget 16, temperature .2

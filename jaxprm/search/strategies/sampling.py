@@ -94,8 +94,7 @@ class Particle(Strategy):
 
 
 def _logits(values: Array, temperature: float) -> Array:
-    inside = jnp.clip(values, _CLIP, 1 - _CLIP)
-    return (jnp.log(inside) - jnp.log1p(-inside)) / temperature
+    return (jnp.log(jnp.maximum(values, _CLIP)) - jnp.log(jnp.maximum(1 - values, _CLIP))) / temperature
 
 
 def particle_weights(values: Float[Array, "B C"], temperature: float = 1.0) -> Float[Array, "B C"]:
