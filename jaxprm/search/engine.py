@@ -383,15 +383,15 @@ def _result(tree: SearchTree, spent: Spent, stopped: np.ndarray, keys: jax.Array
     problems, levels, wide = tree.values.shape
     depth = np.broadcast_to(np.arange(levels)[:, None], (levels, wide))
     values = np.asarray(strategy.rank(keys, tree.values.reshape(problems, -1))).reshape(tree.values.shape)
-    usable = values > -np.inf
-    if strategy.population:
-        usable &= depth == spent.levels[:, None, None] - 1
     # Finished before unfinished, of the unfinished ones the deepest, then the best; lexsort's last key counts most.
     best = np.zeros((problems, 2), np.int32)
     for problem in range(problems):
-        ended = tree.finished[problem]
-        order = np.lexsort((np.where(usable[problem], -values[problem], 0).ravel(), np.where(ended, 0, -depth).ravel(),
-                            ~ended.ravel(), ~usable[problem].ravel()))
+        ended, pool = tree.finished[problem], values[problem] > -np.inf
+        last = pool & tree.kept[problem] & (depth == spent.levels[problem] - 1)
+        if strategy.population and last.any():
+            pool = last
+        order = np.lexsort((np.where(pool, -values[problem], 0).ravel(), np.where(ended, 0, -depth).ravel(), ~ended.ravel(),
+                            ~pool.ravel()))
         best[problem] = np.divmod(order[0], wide)
     at = (np.arange(problems), *best.T)
     stopped = np.where(stopped == 0, _STOP["seconds"], stopped).astype(np.int32)

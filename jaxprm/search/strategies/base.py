@@ -89,7 +89,7 @@ class Strategy:
     The class attributes are what the engine does for a strategy beside calling `select`:
       entropies: compute the entropies of `Level`.
       reorders: False if every row continues itself, so that no cache is moved.
-      population: the answer is chosen among the rows of the last level; otherwise among all finished paths of the tree.
+      population: the answer is chosen among what was kept at the last level; otherwise among all finished paths of the tree.
       lookahead: steps that are drawn behind each candidate before it is valued, and thrown away; ``greedy_lookahead``: they
         are the most likely tokens.
       partial_tokens: tokens after which `survivors` is asked which steps shall be completed; 0 = never.

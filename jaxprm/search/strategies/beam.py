@@ -32,7 +32,7 @@ class Beam(Strategy):
                      search ends when no place is left (OpenR).
       duplicates: what happens to candidates that say the same as an earlier one.
         ``last``     they come after all others, so that copies of one path cannot fill the beam.
-        ``allow``    they compete like any other (every peer).
+        ``allow``    they compete like any other (most peers).
         ``merge``    they are never kept: a place without a path of its own stays empty and costs nothing.
       ties: equal values in the order of candidates, or in random order.
     """
