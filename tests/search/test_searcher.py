@@ -61,7 +61,7 @@ def test_both_ways_give_one_result_whatever_the_batch():
             np.testing.assert_allclose(one.costs.flops, other.costs.flops, rtol=1e-5)
             assert one.costs.reward_forwards == other.costs.reward_forwards
     first, _, third, long = compiled
-    assert {len(node.text.split()) for found in compiled for node in found.nodes} > {1, 2}
+    assert len({len(node.text.split()) for found in compiled for node in found.nodes}) > 2
     assert any(found.solutions for found in compiled)
     assert [node.text for node in first.nodes] != [node.text for node in third.nodes]  # one text, two ids: own random numbers
     assert long.nodes == () and long.chosen is None and long.stopped_by == "context"
