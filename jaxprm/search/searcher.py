@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,7 +19,8 @@ from jaxprm.scoring.scorer import Encoder, bucket
 from jaxprm.scoring.votes import NO_ANSWER, VOTES, Vote, select_ids
 from jaxprm.search.budget import Budget
 from jaxprm.search.engine import search
-from jaxprm.search.result import SearchResult, solutions
+from jaxprm.search.nodes import NodeResult, NodeStrategy
+from jaxprm.search.result import SearchCosts, SearchResult, solutions
 from jaxprm.search.searched import Answered, Costs, Node, Searched, tree_warnings
 from jaxprm.search.strategies import Strategy
 from jaxprm.search.text_reader import TextReader
@@ -37,7 +37,7 @@ class SearchSettings:
     """How problems are searched.
 
     Attributes:
-      strategy: which paths go on.
+      strategy: which paths go on; one that leaves nodes (a tree search, say) needs a compiled search.
       max_steps: most steps of a path.
       aggregation: path value from step scores; ``None`` = the reward model's own.
       vote: how the answer is chosen among the paths that have ended: "best" as the strategy ranks them, else one of the votes
@@ -47,7 +47,7 @@ class SearchSettings:
       seed: everything random follows from it and from a problem's id and text.
     """
 
-    strategy: Strategy
+    strategy: Strategy | NodeStrategy
     max_steps: int = 16
     aggregation: Aggregation | None = None
     vote: Vote = "best"
@@ -92,6 +92,10 @@ class Searcher:
         self.compiled = (isinstance(policy, LocalTextPolicy) and isinstance(model, RewardModel)
                          and isinstance(encoder, StepEncoder) and share_ids(policy.encoder, encoder))
         if not self.compiled:
+            if isinstance(settings.strategy, NodeStrategy):
+                raise InputError("goes back to earlier steps, which only a compiled search can", field="strategy",
+                                 value=settings.strategy.name, hint="use a policy on this machine that shares the reward "
+                                 "model's tokenizer and step format")
             TextReader(model, encoder, [], settings.strategy.rows)  # refuses what cannot be read
             if settings.strategy.lookahead or settings.strategy.partial_tokens:
                 raise InputError("works inside a step, which only a compiled search can", field="strategy",
@@ -135,6 +139,14 @@ class Searcher:
         size = bucket(max(len(prompts[i]) for i in members), 16)
         tokens, lengths = pad_prompts([prompts[i] for i in rows], multiple=size)
         keys = problem_keys([problems[i] for i in rows], settings.seed)
+        if isinstance(settings.strategy, NodeStrategy):
+            found = settings.strategy.search(
+                policy.model, self.model, keys, tokens, lengths, max_steps=settings.max_steps,
+                max_step_tokens=policy.max_step_tokens, sampling=policy.sampling, aggregation=self.aggregation,
+                separator_id=encoder.separator_id, end_id=encoder.end_id, read_back=encoder.read_back, budget=settings.budget)
+            for row, i in enumerate(members):
+                results[i] = from_nodes(found, row, problems[i], encoder, len(members))
+            return results
         own = isinstance(self.model, PolicyRewardModel) and policy.model.backbone is self.model.backbone
         result = search(self.model if own and not encoder.read_back else policy.model, self.model, keys, tokens, lengths,
                         settings.strategy, max_steps=settings.max_steps, max_step_tokens=policy.max_step_tokens,
@@ -208,8 +220,31 @@ def from_result(result: SearchResult, row: int, problem: Problem, encoder: StepE
                               value if np.isfinite(value) else None, bool(tree.kept[row, level, place]), finished))
     ended = tuple(Answered(at[node], nodes[at[node]].value) for node in solutions(tree, row))
     chosen = at.get((int(result.level[row]), int(result.candidate[row]))) if result.value[row] > -np.inf else None
-    counts, costs = tree_warnings(nodes, cut), result.costs
-    spent = Costs(*(int(getattr(costs, name)[row]) for name in ("policy_tokens", "reward_tokens", "policy_forwards",
-                                                                 "reward_forwards")),
-                  float(costs.flops[row]), costs.seconds / shares, costs.compilations if row == 0 else 0)
-    return Searched(problem, tuple(nodes), ended, chosen, spent, result.stopped_by(row), dict(Counter(counts)))
+    return Searched(problem, tuple(nodes), ended, chosen, _bill(result.costs, row, shares), result.stopped_by(row),
+                    dict(tree_warnings(nodes, cut)))
+
+
+def from_nodes(result: NodeResult, row: int, problem: Problem, encoder: StepEncoder, shares: int = 1) -> Searched:
+    """`from_result` for searches that leave nodes. Steps that say the same as a sibling drawn with them are nodes without a
+    score and a value."""
+    tree, nodes, cut = result.tree, [], 0
+    at: dict[int, int] = {0: -1}  # node of the tree -> place in the list
+    for node in np.flatnonzero(tree.lengths[row]).tolist():
+        ids = tree.tokens[row, node, : tree.lengths[row, node]].tolist()
+        value, finished = float(tree.values[row, node]), bool(tree.finished[row, node])
+        closed, usable = ids[-1] in (encoder.separator_id, encoder.end_id), value > -np.inf
+        cut += not closed
+        parent, at[node] = at[int(tree.parents[row, node])], len(nodes)
+        nodes.append(Node(len(nodes), None if parent < 0 else parent, encoder.tokenizer.decode(ids[:-1] if closed else ids),
+                          len(ids), float(tree.scores[row, node]) if usable and ids != [encoder.end_id] else None,
+                          value if usable else None, bool(tree.kept[row, node]), finished))
+    ended = tuple(Answered(at[node], nodes[at[node]].value) for node in tree.solutions(row))
+    chosen = at[int(result.node[row])]
+    return Searched(problem, tuple(nodes), ended, None if chosen < 0 else chosen, _bill(result.costs, row, shares),
+                    result.stopped_by(row), dict(tree_warnings(nodes, cut)))
+
+
+def _bill(costs: SearchCosts, row: int, shares: int) -> Costs:
+    names = ("policy_tokens", "reward_tokens", "policy_forwards", "reward_forwards")
+    counts = (int(getattr(costs, name)[row]) for name in names)
+    return Costs(*counts, float(costs.flops[row]), costs.seconds / shares, costs.compilations if row == 0 else 0)

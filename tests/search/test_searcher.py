@@ -12,7 +12,8 @@ from jaxprm.generation.text import StepSample
 from jaxprm.models.heads import HeadConfig
 from jaxprm.models.reward_model import PolicyRewardModel
 from jaxprm.records import Problem
-from jaxprm.search import Beam, Budget
+from jaxprm.search import Beam, Budget, Refine
+from jaxprm.search.searched import read_searched, searched_row
 from jaxprm.search.searcher import Searcher, SearchSettings, share_ids
 from jaxprm.steps import StepEncoder, StepFormat
 from jaxprm.testing import tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
@@ -163,3 +164,25 @@ def test_when_ids_are_shared():
     assert share_ids(ENCODER, StepEncoder(StepFormat(readout="before", aggregation="prod"), WORDS))
     assert not share_ids(ENCODER, StepEncoder(StepFormat(), other))
     assert not share_ids(ENCODER, StepEncoder(StepFormat(prompt_prefix="w1 "), WORDS))
+
+
+def test_searches_that_leave_nodes():
+    """Refinements: the tree as nodes with texts, earlier drafts among them; costs and the answer are those of the search. A
+    policy that is reached through text alone is refused in one line."""
+    policy = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4, max_step_tokens=5)
+    settings = dataclasses.replace(SETTINGS, strategy=Refine(chains=3, threshold=0.5, rounds=1))
+    first, second, third, long = Searcher(policy, REWARD, ENCODER, settings).run(PROBLEMS)
+    assert long.stopped_by == "context" and not long.nodes
+    for found in (first, second, third):
+        assert found.stopped_by == "finished" and found.costs.policy_tokens == sum(node.tokens for node in found.nodes)
+        for node in found.nodes:
+            assert node.parent is None or (node.parent < node.id and found.nodes[node.parent].value is not None)
+            assert (node.value is None) == (not node.kept)  # steps that did not end
+        values = [found.nodes[one.node].value for one in found.solutions]
+        assert values == sorted(values, reverse=True) and all(found.nodes[one.node].finished for one in found.solutions)
+        assert found.chosen == (found.solutions[0].node if found.solutions else found.chosen)
+        assert read_searched(searched_row(found, "refine"))[1] == found
+    alone = Searcher(policy, REWARD, ENCODER, settings).run(PROBLEMS[2:3])[0]
+    assert [node.text for node in alone.nodes] == [node.text for node in third.nodes]
+    with pytest.raises(InputError, match="field 'strategy' = 'refine': goes back"):
+        run(lambda problem, steps, rng: None, settings)
