@@ -1,0 +1,54 @@
+"""Arguments and options that several commands share, and the choices that an option offers."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Dtype(enum.StrEnum):
+    """Type of weights and activations."""
+
+    float32, bfloat16 = "float32", "bfloat16"
+
+
+class Neutral(enum.StrEnum):
+    """How a neutral rating counts."""
+
+    good, bad, ignore = "good", "bad", "ignore"
+
+
+class AfterError(enum.StrEnum):
+    """What the steps behind the first wrong one count as."""
+
+    keep, ignore, bad = "keep", "ignore", "bad"
+
+
+class Overlong(enum.StrEnum):
+    """What to do with solutions that do not fit."""
+
+    error, drop = "error", "drop"
+
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name of a shipped config, or a .gin file.")]
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/CONFIG]. "
+                                                                           "If it holds this run, the run goes on.")]
+FamilyOption = Annotated[str | None, typer.Option("--family", metavar="NAME", help=(
+    "How a published model reads text [default: what its directory says]; a wrong name lists all."))]
+ReferenceOption = Annotated[str | None, typer.Option("--reference", metavar="DIR", help=(
+    "Reference model of an implicit reward model; `hf:ORG/NAME` downloads it."))]
+BaseOption = Annotated[str | None, typer.Option("--base", metavar="DIR", help=(
+    "Model that an adapter or bare weights belong to; `hf:ORG/NAME` downloads it."))]
+VariantOption = Annotated[str | None, typer.Option("--variant", metavar="NAME", help=(
+    "A published variant of the family; a wrong name lists all."))]
+SeparatorOption = Annotated[str | None, typer.Option("--separator", metavar="TEXT", help=(
+    r"Text that closes a step, for families whose directory does not say (trl, openrlhf); `\n` is a line break."))]
+ColumnsOption = Annotated[str | None, typer.Option("--columns", metavar="GOOD,BAD", help=(
+    "Tokens whose logits are compared (openrlhf)."))]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
+GinOption = Annotated[list[str] | None, typer.Option("--gin", metavar="CLASS.FIELD=VALUE", help=(
+    "Change a value of the config, also written `--gin.CLASS.FIELD=VALUE`; may be repeated. A text needs quotes: "
+    "`--gin.TrainPRM.name='\"a\"'`."))]
