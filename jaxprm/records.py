@@ -348,11 +348,16 @@ def atomic_write(path: str | os.PathLike):
         temporary.unlink(missing_ok=True)
 
 
-def write_solutions(path: str | os.PathLike, items: Iterable[LabeledSolution]) -> int:
-    """Writes rows of the interchange schema, all or nothing; returns how many."""
+def write_rows(path: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes one JSON object per line, all or nothing; returns how many."""
     count = 0
     with atomic_write(path) as out:
-        for item in items:
-            out.write(dump_row(to_row(item)) + "\n")
+        for row in rows:
+            out.write(dump_row(row) + "\n")
             count += 1
     return count
+
+
+def write_solutions(path: str | os.PathLike, items: Iterable[LabeledSolution]) -> int:
+    """Writes rows of the interchange schema, all or nothing; returns how many."""
+    return write_rows(path, map(to_row, items))

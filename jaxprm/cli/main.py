@@ -14,7 +14,7 @@ import jaxprm
 from jaxprm.cli.data import app as data_app
 from jaxprm.cli.options import (
     AfterError, BaseOption, ColumnsOption, ConfigArgument, Dtype, DtypeOption, FamilyOption, GinOption, Neutral, Overlong,
-    ReferenceOption, RunOption, SeparatorOption, VariantOption,
+    ReferenceOption, RunOption, SeparatorOption, VariantOption, mesh_axes, mesh_of, reading_settings,
 )
 from jaxprm.errors import Diverged, InputError, Stopped
 from jaxprm.progress import Progress, SilentProgress, terminal_progress
@@ -148,9 +148,9 @@ def score(
     progress = _prepare()
     from jaxprm.pipelines import score as pipeline
 
-    pipeline.run(model, input, output, family=family, reference=reference, settings=_settings(variant, separator, columns),
-                 base=base, dtype=dtype.value, html=html, drop_empty=drop_empty, batch_tokens=batch_tokens, mesh=_mesh(mesh),
-                 progress=progress)
+    pipeline.run(model, input, output, family=family, reference=reference, base=base,
+                 settings=reading_settings(variant, separator, columns), dtype=dtype.value, html=html, drop_empty=drop_empty,
+                 batch_tokens=batch_tokens, mesh=mesh_of(mesh), progress=progress)
 
 
 @app.command()
@@ -263,7 +263,7 @@ def inspect(
     from jaxprm.pipelines.inspect_model import describe
 
     table = Table(show_header=False, box=None)
-    for name, value in describe(directory, family, settings=_settings(variant, separator, columns), base=base):
+    for name, value in describe(directory, family, settings=reading_settings(variant, separator, columns), base=base):
         table.add_row(name, value)
     Console(highlight=False, markup=False).print(table)
 
@@ -293,7 +293,7 @@ def export(
     from jaxprm.pipelines import export as pipeline
 
     pipeline.run(output, run=run, model=model, family=family, reference=reference,
-                 settings=_settings(variant, separator, columns), base=base, dtype=dtype.value, shard_bytes=shard_bytes,
+                 settings=reading_settings(variant, separator, columns), base=base, dtype=dtype.value, shard_bytes=shard_bytes,
                  progress=progress)
 
 
@@ -330,7 +330,7 @@ def plan(
     from jaxprm.cli.config import resolve
     from jaxprm.pipelines.train_prm import TrainPRM
 
-    setup = pipeline.setup(resolve(config, gin or (), TrainPRM).config, devices, mesh and _mesh_axes(mesh))
+    setup = pipeline.setup(resolve(config, gin or (), TrainPRM).config, devices, mesh and mesh_axes(mesh))
     lines = Table(show_header=False, box=None)
     for name, value in pipeline.describe(setup, device):
         lines.add_row(name, value)
@@ -344,34 +344,6 @@ def doctor() -> None:
     from jaxprm.cli.doctor import show
 
     show()
-
-
-def _settings(variant: str | None, separator: str | None, columns: str | None):
-    from jaxprm.hub.families import Settings
-
-    pair = None if columns is None else tuple(columns.split(","))
-    if pair is not None and (len(pair) != 2 or not all(pair)):
-        raise InputError("must be two tokens with a comma between them", field="columns", value=columns, hint="such as +,-")
-    if separator is not None:
-        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
-    return Settings(variant or "", separator, pair)
-
-
-def _mesh(sizes: str | None):
-    if sizes is None:
-        return None
-    from jaxprm.models import make_mesh
-
-    return make_mesh(*_mesh_axes(sizes))
-
-
-def _mesh_axes(sizes: str) -> tuple[int, int, int]:
-    try:
-        data, fsdp, tensor = (int(size) for size in sizes.split(","))
-    except ValueError:
-        raise InputError("must be three whole numbers with commas between them", field="mesh", value=sizes,
-                         hint="such as 1,1,-1") from None
-    return data, fsdp, tensor
 
 
 def _run_config(module: str, root: str, config: str, run: Path | None, overrides: list[str] | None,

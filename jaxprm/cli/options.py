@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from jaxprm.errors import InputError
+
 
 class Dtype(enum.StrEnum):
     """Type of weights and activations."""
@@ -52,3 +54,34 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and
 GinOption = Annotated[list[str] | None, typer.Option("--gin", metavar="CLASS.FIELD=VALUE", help=(
     "Change a value of the config, also written `--gin.CLASS.FIELD=VALUE`; may be repeated. A text needs quotes: "
     "`--gin.TrainPRM.name='\"a\"'`."))]
+
+
+def reading_settings(variant: str | None, separator: str | None, columns: str | None):
+    """`jaxprm.hub.families.Settings` from their options; `\\n` and `\\t` in a separator are a line break and a tab."""
+    from jaxprm.hub.families import Settings
+
+    pair = None if columns is None else tuple(columns.split(","))
+    if pair is not None and (len(pair) != 2 or not all(pair)):
+        raise InputError("must be two tokens with a comma between them", field="columns", value=columns, hint="such as +,-")
+    if separator is not None:
+        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    return Settings(variant or "", separator, pair)
+
+
+def mesh_of(sizes: str | None):
+    """The mesh of `--mesh DATA,FSDP,TENSOR`, None without one."""
+    if sizes is None:
+        return None
+    from jaxprm.models import make_mesh
+
+    return make_mesh(*mesh_axes(sizes))
+
+
+def mesh_axes(sizes: str) -> tuple[int, int, int]:
+    """Three numbers from `DATA,FSDP,TENSOR`."""
+    try:
+        data, fsdp, tensor = (int(size) for size in sizes.split(","))
+    except ValueError:
+        raise InputError("must be three whole numbers with commas between them", field="mesh", value=sizes,
+                         hint="such as 1,1,-1") from None
+    return data, fsdp, tensor

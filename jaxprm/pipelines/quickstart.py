@@ -37,8 +37,7 @@ from jaxprm.models.transformer import LanguageModel
 from jaxprm.objectives import STEP_OBJECTIVES, accepts_outputs, outputs_in_words
 from jaxprm.pipelines import quickstart_report
 from jaxprm.progress import Progress
-from jaxprm.records import (LabeledSolution, Problem, Solution, atomic_write, dump_row, read_solutions, to_row,
-                             write_solutions)
+from jaxprm.records import LabeledSolution, Problem, Solution, read_solutions, to_row, write_rows, write_solutions
 from jaxprm.rl.loop import ReinforceConfig, reinforce
 from jaxprm.run_directory import RunDirectory
 from jaxprm.scoring.aggregation import Aggregation, aggregate
@@ -355,7 +354,7 @@ class _Work:
         samples = self.sample("sample test solutions", self.policy(), problems, config.samples)
         loaded = load_reward_model(self.path / "reward_model")
         rows = self._score_all(StepScorer(loaded.model, loaded.encoder), problems, samples)
-        _write_rows(self.path / "candidates.jsonl", rows)
+        write_rows(self.path / "candidates.jsonl", rows)
         return {"policy_tokens": sum(row["tokens"] for row in rows), "problems": len(problems)}
 
     def _score_all(self, scorer: StepScorer, problems: Sequence[Problem],
@@ -392,8 +391,8 @@ class _Work:
         items = [(kind, item) for kind, item in items if item is not None]
         loaded = load_reward_model(self.path / "reward_model")
         scores = StepScorer(loaded.model, loaded.encoder).score([item.solution for _, item in items])
-        _write_rows(self.path / "planted.jsonl", [to_row(item) | {"planted_kind": kind, "scores": values.tolist()}
-                                                  for (kind, item), values in zip(items, scores, strict=True)])
+        write_rows(self.path / "planted.jsonl", [to_row(item) | {"planted_kind": kind, "scores": values.tolist()}
+                                                 for (kind, item), values in zip(items, scores, strict=True)])
         return {"solutions": len(items)}
 
     def search(self) -> dict:
@@ -423,7 +422,7 @@ class _Work:
                                  "policy_tokens": int(costs.policy_tokens[place]),
                                  "reward_tokens": int(costs.reward_tokens[place])})
                 stage.advance(min(at_once, len(problems) - start), tokens=int(costs.policy_tokens.sum()))
-        _write_rows(self.path / "beam.jsonl", rows)
+        write_rows(self.path / "beam.jsonl", rows)
         return {"levels": levels, "policy_tokens": sum(row["policy_tokens"] for row in rows)}
 
     def reinforce(self, variant: str) -> dict:
@@ -441,15 +440,9 @@ class _Work:
         improved = LocalPolicy(model, rewards.encoder, limit=config.limit)
         samples = self.sample(f"sample after {variant}", improved, problems, config.samples)
         rows = self._score_all(StepScorer(rewards.model, rewards.encoder), problems, samples)
-        _write_rows(directory / "samples.jsonl", rows)
+        write_rows(directory / "samples.jsonl", rows)
         return {"updates": settings.updates}
 
 
 def _share_right(items: Sequence[LabeledSolution]) -> float:
     return float(np.mean([value for item in items for value in item.labels.values]))
-
-
-def _write_rows(path: Path, rows: Sequence[dict]) -> None:
-    with atomic_write(path) as out:
-        for row in rows:
-            out.write(dump_row(row) + "\n")
