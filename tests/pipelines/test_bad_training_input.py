@@ -68,12 +68,6 @@ def test_unknown_config(toy, place, capfd):
     assert "value 'prm/absent': no such config file or name; shipped configs: " in capfd.readouterr().err
 
 
-def test_several_processes_are_refused(toy, place, capfd, monkeypatch):
-    toy.write(place / "data.jsonl", toy.rows())
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    assert "field 'processes' = 2: this command trains in one process; for several call" in refused(toy, place, capfd)
-
-
 def test_directories_that_hold_something_else(toy, place, capfd, monkeypatch):
     toy.write(place / "data.jsonl", toy.rows())
     (place / "run").mkdir()

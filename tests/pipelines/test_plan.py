@@ -12,7 +12,7 @@ from jaxprm.testing.compiled_step import compiled_memory
 from jaxprm.training import LoraConfig, OptimizerConfig, TrainConfig
 
 # More layers than are unrolled, and enough tokens that activations outweigh parameters, as they do in large models.
-SMALL = TransformerConfig(256, width=64, layers=5, heads=4, kv_heads=2, head_dim=16, mlp_dim=192, context=256, remat="dots")
+SMALL = TransformerConfig(256, width=64, layers=9, heads=4, kv_heads=2, head_dim=16, mlp_dim=192, context=256, remat="dots")
 OUTCOMES = Recipe(labels="outcome")
 ADAPTED = TrainConfig(10, lora=LoraConfig(4), ema=0.9, accumulate=2)
 TWO_STAGES = TrainConfig(10, OptimizerConfig(freeze_backbone_steps=5))

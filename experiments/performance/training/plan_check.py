@@ -36,10 +36,10 @@ def main() -> None:
     from jaxprm.testing.compiled_step import compiled_memory
     from jaxprm.training import LoraConfig, OptimizerConfig, TrainConfig
 
-    tiny = TransformerConfig(128, width=64, layers=9, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
+    tiny = TransformerConfig(128, width=64, layers=5, heads=4, kv_heads=2, head_dim=16, mlp_dim=192)
     models = MODELS | {"tiny": tiny, "words": dataclasses.replace(tiny, vocab_size=2**14),
                        "words_untied": dataclasses.replace(tiny, vocab_size=2**14, tie_embeddings=False),
-                       "wide": TransformerConfig(256, width=256, layers=9, heads=4, kv_heads=2, head_dim=64, mlp_dim=1024)}
+                       "wide": TransformerConfig(256, width=256, layers=6, heads=4, kv_heads=2, head_dim=64, mlp_dim=1024)}
     implicit = {"objective": "implicit_cross_entropy", "recipe": Recipe(labels="outcome")}
     kinds = {"plain": {}, "parts": {"training": TrainConfig(10, accumulate=4)},
              "adapters": {"training": TrainConfig(10, lora=LoraConfig(8))}, "average": {"training": TrainConfig(10, ema=0.9)},
