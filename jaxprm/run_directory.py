@@ -171,6 +171,16 @@ class RunDirectory:
         """Records that the whole run has ended."""
         self._write_status(self._status() | {"state": "finished"})
 
+    def discard_unused(self) -> None:
+        """Removes a directory that this call began and in which nothing but its beginning was written, so that bad input that
+        ends a run before its first stage does not hold the place for the mended config."""
+        own = {"config.json", "config.gin", "status.json"}
+        if self.resumed or self._remembered is not None or self.stages or {entry.name for entry in self.path.iterdir()} - own:
+            return
+        for name in ("config.json", "config.gin", "status.json"):  # the first one makes it a run
+            (self.path / name).unlink(missing_ok=True)
+        self.path.rmdir()
+
     def _status(self) -> dict[str, Any]:
         if self._remembered is not None:
             return self._remembered

@@ -94,6 +94,16 @@ def test_refuses(tmp_path):
         RunDirectory(tmp_path / "run", Config())
 
 
+def test_what_bad_input_ended_at_once_leaves_nothing(tmp_path):
+    RunDirectory(tmp_path / "run", Config(), "text").discard_unused()
+    assert not (tmp_path / "run").exists()
+    first = RunDirectory(tmp_path / "run", Config(seed=1))
+    RunDirectory(tmp_path / "run", Config(seed=1)).discard_unused()  # resumed: somebody else's
+    (first.path / "examples.json").touch()
+    first.discard_unused()
+    assert sorted(entry.name for entry in first.path.iterdir()) == ["config.json", "examples.json", "status.json"]
+
+
 def test_a_run_killed_while_it_began_can_begin_again(tmp_path):
     run = RunDirectory(tmp_path / "run", Config(), "text")
     (run.path / "config.json").unlink()

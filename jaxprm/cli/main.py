@@ -365,7 +365,11 @@ def _run_config(module: str, root: str, config: str, run: Path | None, overrides
                                  writes=jax.process_index() == 0)
     progress.log(f"{'resuming' if directory.resumed else 'starting'} {directory.path} "
                  f"(config {resolved.path}, sha256 {resolved.sha256[:12]})")
-    pipeline.run(resolved.config, directory, progress, **(options or {}))
+    try:
+        pipeline.run(resolved.config, directory, progress, **(options or {}))
+    except InputError:
+        directory.discard_unused()
+        raise
     return directory.report
 
 
