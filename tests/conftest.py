@@ -6,6 +6,9 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+# Most of a test's time is compilation, and a third of that is optimisation, which changes no result that a test looks at. To
+# test the code as users run it: JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ.pop("JAXPRM_DATA", None)
 os.environ.setdefault("MPLBACKEND", "agg")
