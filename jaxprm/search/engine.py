@@ -159,7 +159,7 @@ def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Ru
     capacity = min(levels * room, rules.context) + room * (1 + strategy.lookahead)
     nodes, slots, none = (problems, levels, wide), (problems, wide), jnp.zeros((problems,), jnp.int32)
     tree = SearchTree(tokens=jnp.zeros((*nodes, room), jnp.int32), lengths=jnp.zeros(nodes, jnp.int32),
-                      parents=jnp.full(nodes, -1, jnp.int32), scores=jnp.zeros(nodes), values=jnp.full(nodes, -jnp.inf),
+                      parents=jnp.full(nodes, -1, jnp.int32), scores=jnp.zeros(nodes), values=jnp.zeros(nodes) - jnp.inf,
                       kept=jnp.zeros(nodes, bool), finished=jnp.zeros(nodes, bool), log_probs=jnp.zeros(nodes),
                       entropy=jnp.zeros(nodes))
     alive = jnp.broadcast_to(jnp.arange(wide) < strategy.first_rows, slots)

@@ -16,7 +16,7 @@ from jaxprm.search.searcher import Searcher, SearchSettings
 from jaxprm.steps import StepEncoder, StepFormat
 from jaxprm.testing import tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
 
-WORDS = word_tokenizer([f"w{i}" for i in range(20)])
+WORDS = word_tokenizer([f"w{i}" for i in range(19)])
 ENCODER = StepEncoder(StepFormat(), WORDS)
 CONFIG = tiny_config(vocab_size=WORDS.vocab_size, layers=1, heads=4, kv_heads=4, head_dim=4)
 MODELS = tiny_language_model(1, CONFIG), tiny_reward_model(2, config=CONFIG)
@@ -27,30 +27,43 @@ RUN = functools.partial(search, max_steps=3, max_step_tokens=4, separator_id=ENC
                         aggregation="prod")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """What is compared here runs for milliseconds; programs for eight devices take long to optimise."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
-def alone():
+def alone(compiled_quickly):
     return RUN(*MODELS, KEYS, *PROMPTS, Rebase(4))
 
 
-def addresses(buffers):
-    return [shard.data.unsafe_buffer_pointer() for buffer in buffers for shard in buffer.addressable_shards]
-
-
-@pytest.mark.parametrize("sizes, compaction", [((8, 1, 1), 0), ((2, 1, 4), 1)], ids=["data", "data-tensor"])
-def test_levels_on_a_mesh(sizes, compaction, alone, monkeypatch):
-    """The same keys, the same tokens. Problems are split over data, heads over tensor; compaction keeps problems that can be
-    split. What a call leaves in the caches lies where they lay before: their buffers were given up and are used again."""
+@pytest.fixture
+def reused(monkeypatch):
+    """Of each call of the level loop: the shape of a cache's part on one device, and whether all caches stay where they lay, in
+    buffers that were given up."""
     seen, run = [], engine._run
 
+    def addresses(buffers):
+        return [shard.data.unsafe_buffer_pointer() for buffer in buffers for shard in buffer.addressable_shards]
+
     def watched(models, state, buffers, *rest):
-        before, spec = addresses(buffers), buffers[0].sharding.shard_shape(buffers[0].shape)
+        given = jax.tree.leaves(buffers)
+        before, part = addresses(given), given[0].sharding.shard_shape(given[0].shape)
         found = run(models, state, buffers, *rest)
-        left = engine._apart(found[0])[1]
-        assert addresses(left) == before and all(buffer.is_deleted() for buffer in buffers)
-        seen.append((spec[:2], buffers[0].shape[:2]))
+        left = jax.tree.leaves(engine._apart(found[0])[1])
+        seen.append((part[:2], addresses(left) == before and all(buffer.is_deleted() for buffer in given)))
         return found
 
     monkeypatch.setattr(engine, "_run", watched)
+    return seen
+
+
+@pytest.mark.parametrize("sizes, compaction", [((8, 1, 1), 0), ((2, 1, 4), 1)], ids=["data", "data-tensor"])
+def test_levels_on_a_mesh(sizes, compaction, alone, reused):
+    """The same keys, the same tokens. Problems are split over data, heads over tensor."""
     mesh = auto_axes(make_mesh(*sizes))
     with mesh_scope(mesh):
         found = RUN(*(on_mesh(model, mesh) for model in MODELS), KEYS, *PROMPTS, Rebase(4), compaction=compaction)
@@ -62,23 +75,14 @@ def test_levels_on_a_mesh(sizes, compaction, alone, monkeypatch):
         np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
     for name in ("policy_tokens", "reward_tokens", "policy_forwards", "reward_forwards"):
         np.testing.assert_array_equal(getattr(found.costs, name), getattr(alone.costs, name))
-    assert seen[0] == ((8 * 4 // sizes[0], 4 // sizes[2]), (32, 4)) and len(seen) == 1 + compaction
+    assert reused[0] == ((8 * 4 // sizes[0], 4 // sizes[2]), True) and len(reused) == 1 + compaction and reused[-1][1]
     assert len(set(alone.levels.tolist())) > 1 and alone.tree.kept.any() and alone.finished.any()
 
 
-def test_caches_of_one_device_are_used_again(alone, monkeypatch):
-    """Level by level, as with a limit on wall time: the caches stay where they are."""
-    seen, run = [], engine._run
-
-    def watched(models, state, buffers, *rest):
-        before = addresses(buffers)
-        found = run(models, state, buffers, *rest)
-        seen.append(addresses(engine._apart(found[0])[1]) == before and all(buffer.is_deleted() for buffer in buffers))
-        return found
-
-    monkeypatch.setattr(engine, "_run", watched)
+def test_caches_of_one_device_are_used_again(alone, reused):
+    """Level by level, as with a limit on wall time."""
     again = RUN(*MODELS, KEYS, *PROMPTS, Rebase(4), budget=Budget(seconds=1e9))
-    assert seen == [True] * int(alone.levels.max()) and again.costs.compilations == 0
+    assert reused == [((32, 4), True)] * int(alone.levels.max()) and again.costs.compilations == 0
     np.testing.assert_array_equal(again.tree.tokens, alone.tree.tokens)
 
 
