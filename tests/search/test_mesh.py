@@ -27,16 +27,8 @@ RUN = functools.partial(search, max_steps=3, max_step_tokens=4, separator_id=ENC
                         aggregation="prod")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """What is compared here runs for milliseconds; programs for eight devices take long to optimise."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
-def alone(compiled_quickly):
+def alone():
     return RUN(*MODELS, KEYS, *PROMPTS, Rebase(4))
 
 

@@ -178,7 +178,7 @@ def test_refusals(without_type_checks):
             Searcher(policy, REWARD, ENCODER, dataclasses.replace(SETTINGS, **changes))
     with pytest.raises(InputError, match=r"field 'mesh' = \(8, 1, 1\): splits problems over devices, which only a compiled"):
         Searcher(policy, REWARD, ENCODER, SETTINGS, mesh=make_mesh())
-    local = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4)
+    local = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4, max_step_tokens=5)
     with pytest.raises(InputError, match="field 'batch_problems' = 4: the mesh splits problems into 8 equal parts"):
         Searcher(local, REWARD, ENCODER, SETTINGS, mesh=make_mesh())
     with pytest.raises(InputError, match="field 'compaction' = 1: is of level strategies"):
