@@ -78,6 +78,9 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
            separator_id: int, end_id: int, read_back: int = 0, budget: Budget = Budget(), compaction: int = 0) -> SearchResult:
     """Searches B problems at once. Policy and reward model share token ids and prompt format.
 
+    Under a mesh with Auto axes (`auto_axes`, `mesh_scope`) problems are split over data and fsdp, which must divide B; both
+    models must lie there (`on_mesh`).
+
     Args:
       policy, reward_model: the same `PolicyRewardModel` twice if the policy is its own reward model: text is then read once for
         tokens and scores, and the reward model's only tokens are the last ones of steps (needs readout "at").

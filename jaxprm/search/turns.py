@@ -100,7 +100,7 @@ def read_steps(reward_model: RewardModel, scoring: ScoreState, samples: Samples,
 def run_turns(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
               lengths: Int[Array | np.ndarray, " B"], search: Turns, budget: Budget) -> tuple[Any, list[str], SearchCosts]:
     """Turns until every problem has stopped: the last state, why each problem stopped ("" = by its rules, "turns", or the name
-    of a limit), and what it cost.
+    of a limit), and what it cost. Runs on meshes as `jaxprm.search.engine.search` does.
 
     Raises:
       InputError: a prompt leaves no room for a step in a model's context.
