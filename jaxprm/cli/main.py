@@ -91,6 +91,9 @@ def search(
         "Also write rows here: chosen solutions, scores, trees [all are in RUN/searched.jsonl]."))] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help=(
         "Also write the page here: numbers, and trees to unfold [always in RUN/report.html]."))] = None,
+    mesh: Annotated[str | None, typer.Option(metavar="DATA,FSDP,TENSOR", help=(
+        "Search on several devices: problems are split over DATA and FSDP, weights over FSDP and TENSOR; -1 = the rest "
+        "[default: the config's]."))] = None,
 ) -> None:
     """Search for solutions of problems, guided by a reward model: accuracy with intervals, costs, trees.
 
@@ -98,7 +101,8 @@ def search(
 
     Example: `jaxprm search search/arithmetic --html trees.html` (after `jaxprm quickstart`)
     """
-    gin = [*(gin or ()), *([] if input is None else [f"Search.input={os.fspath(input)!r}"])]
+    gin = [*(gin or ()), *([] if input is None else [f"Search.input={os.fspath(input)!r}"]),
+           *([] if mesh is None else [f"Search.mesh={mesh_axes(mesh)}"])]
     report = _run_config("jaxprm.pipelines.search", "Search", config, run, gin, {"output": output, "html": html})
     print(f"report: {report.resolve()}")
 

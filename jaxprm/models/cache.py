@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxprm.models.config import TransformerConfig
+from jaxprm.models.sharding import constrain
 
 
 @jax.tree_util.register_dataclass
@@ -76,8 +77,13 @@ class KVCache:
 def empty_cache(config: TransformerConfig, rows: int, capacity: int, prompt: PromptCache | None = None) -> KVCache:
     """An unwritten suffix of ``capacity`` tokens for ``rows`` rows, after ``prompt`` if given."""
     shape = (rows, config.kv_heads, capacity, config.head_dim)
-    buffers = lambda: tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))  # noqa: E731
+    buffers = lambda: tuple(split_heads(jnp.zeros(shape, config.compute_dtype)) for _ in range(config.layers))  # noqa: E731
     return KVCache(buffers(), buffers(), jnp.zeros((rows,), jnp.int32), prompt)
+
+
+def split_heads(buffer: Float[Array, "R K C H"]) -> Float[Array, "R K C H"]:
+    """Keys or values where a mesh wants them."""
+    return constrain(buffer, "batch", "kv_heads", None, None)
 
 
 def write(buffer: Float[Array, "R K C H"], new: Float[Array, "R K T H"], start: Int[Array, " R"]) -> Float[Array, "R K C H"]:

@@ -66,6 +66,18 @@ def parameter_shardings(names: Iterable[str] | Mapping[str, Any], mesh: Mesh | A
     return shardings
 
 
+def on_mesh(model: Model, mesh: Mesh | None) -> Model:
+    """The model with its parameters where they live on the mesh; what is there already is not moved.
+
+    Raises:
+      InputError: the mesh does not divide a parameter.
+    """
+    if mesh is None:
+        return model
+    values = parameters(model)
+    return with_parameters(model, jax.device_put(values, parameter_shardings(values, mesh)))
+
+
 def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
     for size, entry, axis in zip(shape, sharding.spec, parameter_axes(name)):
         meshes = (entry,) if isinstance(entry, str) else entry or ()

@@ -7,6 +7,7 @@ The core runs with Explicit mesh axes, with Auto axes, and without a mesh; `cons
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -83,6 +84,17 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> j
     return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
 
 
+def auto_axes(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+    """The same mesh with Auto axes: `constrain` says what is split, and the compiler does the rest. For programs that gather,
+    sort and write rows by index, as searches do; with Explicit axes every such operation would have to say its split."""
+    return jax.sharding.Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
+def mesh_scope(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
+    """Sets the mesh for tracing and execution, if there is one."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
 def abstract_mesh(sizes: tuple[int, int, int], devices: int) -> jax.sharding.AbstractMesh:
     """The same for devices that this machine does not have: code can be traced on it, but not run."""
     return jax.sharding.AbstractMesh(mesh_sizes(sizes, devices), MESH_AXES, axis_types=(AxisType.Explicit,) * 3)
@@ -114,6 +126,12 @@ def has_mesh() -> bool:
     return _mesh_kind() is not None
 
 
+def batch_parts(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None) -> int:
+    """Into how many parts rows are split: on this mesh, or on the one that code is traced under; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    return math.prod(mesh.shape.get(axis, 1) for axis in ShardingRules().spec(("batch",))[0])
+
+
 def is_explicit() -> bool:
     """Whether code is traced under one of our meshes with Explicit axes."""
     return _mesh_kind() == AxisType.Explicit
@@ -126,6 +144,20 @@ def constrain(x: jax.Array, *axes: str | None, rules: ShardingRules = ShardingRu
         return x
     spec = rules.spec(axes)
     return jax.sharding.reshard(x, spec) if kind == AxisType.Explicit else jax.lax.with_sharding_constraint(x, spec)
+
+
+def split_rows(tree):
+    """Arrays [rows, ...] on a mesh with Auto axes: rows over its batch axes, the rest as the compiler likes. Without a mesh,
+    and for numbers without axes, nothing changes."""
+    if _mesh_kind() != AxisType.Auto:
+        return tree
+    batch = ShardingRules().spec(("batch",))[0]
+
+    def split(x):
+        spec = PartitionSpec(batch, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+        return jax.lax.with_sharding_constraint(x, spec) if x.ndim else x
+
+    return jax.tree.map(split, tree)
 
 
 def gathered(weight: jax.Array, *axes: str | None) -> jax.Array:

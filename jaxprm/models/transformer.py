@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxprm.models import attention, linear
 from jaxprm.models.attention import attend_at, attend_cached
 from jaxprm.models.attention_kernels import attention_kernel
-from jaxprm.models.cache import KVCache, PromptCache, write
+from jaxprm.models.cache import KVCache, PromptCache, split_heads, write
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.layers import Block, RMSNorm
 from jaxprm.models.rope import rotary_angles, text_lengths
@@ -119,7 +119,8 @@ def prefill(model: Transformer, tokens: Int[Array, "B P"], lengths: Int[Array, "
     positions = jnp.broadcast_to(slots, tokens.shape)
     hidden, (keys, values) = _run(model, tokens, positions, segment_ids, keep=True)
     layers = range(model.config.layers)
-    return hidden, PromptCache(tuple(keys[i] for i in layers), tuple(values[i] for i in layers), lengths)
+    keys, values = (tuple(split_heads(part[i]) for i in layers) for part in (keys, values))
+    return hidden, PromptCache(keys, values, lengths)
 
 
 def _angles(config: TransformerConfig, positions: Int[Array, "B T"], lengths: Callable[[], Int[Array, "B T"]]) -> tuple:

@@ -22,6 +22,7 @@ from jaxprm.errors import InputError, Stopped
 from jaxprm.evaluation.results import to_json
 from jaxprm.evaluation.searches import SearchSummary, compare_searches, is_right, summarise_search
 from jaxprm.metrics import Interval
+from jaxprm.models.sharding import auto_axes, make_mesh
 from jaxprm.pipelines.search_config import NamedSearch, Search
 from jaxprm.progress import Progress
 from jaxprm.records import Problem, atomic_write, dump_row
@@ -97,7 +98,7 @@ def _search(config: Search, search: NamedSearch, problems: Sequence[Problem], kn
     left = [problem for problem in problems if problem.id not in known]
     if not left:
         return
-    searcher = search.open(config.judge, config.grading)
+    searcher = search.open(config.judge, config.grading, config.mesh and auto_axes(make_mesh(*config.mesh)))
     way = "compiled" if searcher.compiled else "through text"
     with progress.stage(f"{search.name} ({way})", len(problems), "problems", len(known)) as stage:
 

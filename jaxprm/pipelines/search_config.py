@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import jax
+
 from jaxprm.errors import InputError
 from jaxprm.generation.local_text import LocalTextPolicy
 from jaxprm.generation.remote import Endpoint, RemotePolicy
@@ -13,6 +15,7 @@ from jaxprm.generation.text import TextPolicy
 from jaxprm.hub.directory import load_language_model
 from jaxprm.hub.families import Settings
 from jaxprm.hub.load import load_prm
+from jaxprm.models.parameters import on_mesh
 from jaxprm.models.reward_model import PolicyRewardModel
 from jaxprm.records import Problem
 from jaxprm.search.searcher import Judge, Searcher, SearchSettings
@@ -110,14 +113,16 @@ class NamedSearch:
         if not self.name or "/" in self.name:
             raise InputError("must be a text without '/'", field="name", value=self.name)
 
-    def open(self, judge: Judge, grading: GradingKind) -> Searcher:
-        """Loads the models; see `load_prm` for what raises."""
+    def open(self, judge: Judge, grading: GradingKind, mesh: jax.sharding.Mesh | None = None) -> Searcher:
+        """Loads the models, onto a mesh if there is one; see `load_prm` and `Searcher` for what raises."""
         policy, scorer = self.policy.open(self.settings), self.reward_model
-        loaded = load_prm(scorer.path, scorer.family, scorer.reference, dtype=scorer.dtype, settings=scorer.settings)
+        if isinstance(policy, LocalTextPolicy):
+            policy.model = on_mesh(policy.model, mesh)
+        loaded = load_prm(scorer.path, scorer.family, scorer.reference, dtype=scorer.dtype, settings=scorer.settings, mesh=mesh)
         if isinstance(loaded.model, PolicyRewardModel) and isinstance(self.policy, LocalModel) and (
                 Path(self.policy.path).resolve() == Path(scorer.path).resolve()):
             policy.model = loaded.model.policy()  # one set of weights: text is read once for tokens and scores
-        return Searcher(policy, loaded.model, loaded.encoder, self.settings, judge=judge, grading=grading)
+        return Searcher(policy, loaded.model, loaded.encoder, self.settings, judge=judge, grading=grading, mesh=mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +138,7 @@ class Search:
         with the reference answer.
       grading: how answers are compared, see `jaxprm.tasks.grading`.
       answer_marker: the text in front of a final answer.
+      mesh: sizes of the mesh axes (data, fsdp, tensor), one of them -1 for the rest; None = one device.
       resamples: of the bootstrap behind every interval.
       show: problems whose trees the page draws.
     """
@@ -143,6 +149,7 @@ class Search:
     task: ArithmeticTask | CountdownTask | None = None
     grading: GradingKind = "exact"
     answer_marker: str = "Answer:"
+    mesh: tuple[int, int, int] | None = None
     resamples: int = 1000
     show: int = 50
 

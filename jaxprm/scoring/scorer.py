@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
@@ -12,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxprm.errors import InputError
-from jaxprm.models.parameters import batch_sharding, parameter_shardings, parameters, with_parameters
+from jaxprm.models.parameters import batch_sharding, on_mesh
 from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.sharding import batch_parts, mesh_scope
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Solution
 from jaxprm.scoring.implicit import ImplicitModel, implicit_scores
@@ -80,7 +80,7 @@ class StepScorer:
                  mesh: jax.sharding.Mesh | None = None):
         if batch_tokens < 1:
             raise InputError("must be at least 1", field="batch_tokens", value=batch_tokens)
-        self.model = model if mesh is None else _place(model, mesh)
+        self.model = _place(model, mesh)
         self.encoder, self.batch_tokens, self.mesh = reading_encoder(model, encoder), batch_tokens, mesh
 
     def encode(self, solution: Solution, row: int | None = None) -> tuple[list[int], list[int]]:
@@ -145,7 +145,7 @@ class StepScorer:
         lengths: dict[int, list[int]] = {}
         for index, (ids, *_) in enumerate(encoded):
             lengths.setdefault(bucket(len(ids)), []).append(index)
-        shards = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        shards = 1 if self.mesh is None else batch_parts(self.mesh)
         scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(encoded)
         for tokens, members in sorted(lengths.items()):
             # Reading a step costs next to nothing, a compilation costs seconds: one number of steps for all rows of a length.
@@ -169,14 +169,13 @@ class StepScorer:
     def _score(self, batch: StepBatch, starts: np.ndarray) -> Float[Array, "B S"]:
         if self.mesh is not None:
             batch, starts = jax.device_put((batch, starts), batch_sharding(self.mesh))
-        with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+        with mesh_scope(self.mesh):
             if isinstance(self.model, ImplicitModel):
                 return _implicit_scores(self.model, batch, starts)
             return _score_steps(self.model, batch)
 
 
-def _place(model: _Model, mesh: jax.sharding.Mesh) -> _Model:
+def _place(model: _Model, mesh: jax.sharding.Mesh | None) -> _Model:
     if isinstance(model, ImplicitModel):
         return dataclasses.replace(model, policy=_place(model.policy, mesh), reference=_place(model.reference, mesh))
-    values = parameters(model)
-    return with_parameters(model, jax.device_put(values, parameter_shardings(values, mesh)))
+    return on_mesh(model, mesh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ class Budget:
       flops: floating-point operations of both models for a problem, prompts included.
       levels: levels of a problem.
       seconds: wall time of the whole call, checked on the host after every level.
+      compilations: programs that are compiled for the whole call, checked likewise. A search whose shapes are new needs two;
+        one of them reads the prompts.
     """
 
     policy_tokens: int | None = None
@@ -33,12 +36,23 @@ class Budget:
     flops: float | None = None
     levels: int | None = None
     seconds: float | None = None
+    compilations: int | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and not value > 0:
                 raise InputError("must be positive, or None for no limit", field=field.name, value=value)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether there is a limit that is checked on the host, level by level."""
+        return self.seconds is not None or self.compilations is not None
+
+    def reached_on_host(self, seconds: float, compilations: int) -> str:
+        """The name of the limit that so much reaches, "" if there is none."""
+        spent = {"seconds": seconds, "compilations": compilations}
+        return next((name for name, value in spent.items() if value >= (getattr(self, name) or math.inf)), "")
 
 
 LIMITS = ("policy_tokens", "reward_tokens", "forwards", "flops", "levels")

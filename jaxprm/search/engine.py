@@ -24,12 +24,13 @@ from jaxtyping import Array, Int
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import SamplingConfig, start
 from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
+from jaxprm.models.sharding import batch_parts, split_rows
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation, aggregate
 from jaxprm.scoring.incremental import start_scores
 from jaxprm.search.budget import LIMITS, Budget, Spent, no_costs, spend
 from jaxprm.search.result import STOPS, SearchCosts, SearchResult, SearchTree, best_place
-from jaxprm.search.rows import Models, Rows, Rules, Step, draw_step, next_entropies, no_scores
+from jaxprm.search.rows import Models, Rows, Rules, Step, check_prompts, draw_step, next_entropies, no_scores
 from jaxprm.search.strategies.base import Level, Strategy, first_of, pick
 
 _STOP = {name: code for code, name in enumerate(STOPS)}
@@ -77,6 +78,9 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
            separator_id: int, end_id: int, read_back: int = 0, budget: Budget = Budget(), compaction: int = 0) -> SearchResult:
     """Searches B problems at once. Policy and reward model share token ids and prompt format.
 
+    Under a mesh with Auto axes (`auto_axes`, `mesh_scope`) problems are split over data and fsdp, which must divide B; both
+    models must lie there (`on_mesh`).
+
     Args:
       policy, reward_model: the same `PolicyRewardModel` twice if the policy is its own reward model: text is then read once for
         tokens and scores, and the reward model's only tokens are the last ones of steps (needs readout "at").
@@ -107,7 +111,9 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
     rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, compaction > 0,
                   min(policy.config.context, reward_model.config.context), shared)
     lengths = np.asarray(lengths, np.int32)
-    _check(lengths, prompts.shape, rules, compaction)
+    check_prompts(lengths, prompts.shape, rules)
+    if compaction < 0:
+        raise InputError("must not be negative", field="compaction", value=compaction)
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
     limits = np.array([np.inf if getattr(budget, name) is None else getattr(budget, name) for name in LIMITS], np.float32)
 
@@ -116,12 +122,13 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
     members, found = np.arange(len(lengths)), None
     while True:
         shape, largest = state.rows.slots.shape, (len(lengths), strategy.rows)
-        halves = [_halvings(size, full, compaction) for size, full in zip(shape, largest)]
-        until = max_steps if budget.seconds is None else int(state.level) + 1
+        halves = [_halvings(size, full, compaction, parts) for size, full, parts in zip(shape, largest, (batch_parts(), 1))]
+        until = int(state.level) + 1 if budget.on_host else max_steps
         stops = jnp.asarray((until, *(sizes[1] if len(sizes) > 1 else 0 for sizes in halves)), jnp.int32)
         state, counts = _run(models, *_apart(state), jnp.asarray(limits), stops, strategy, rules)
         counts = [int(count) for count in counts]  # problems that go on, and the most rows of one of them that do
-        if not counts[0] or (budget.seconds is not None and time.monotonic() - begun >= budget.seconds):
+        over = budget.reached_on_host(time.monotonic() - begun, _traced - traced)
+        if not counts[0] or over:
             break
         sizes = tuple(min(size for size in sizes if size >= count) for sizes, count in zip(halves, counts))
         if sizes != shape:
@@ -129,28 +136,15 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
             state, going = _narrow(state, *sizes)
             members = members[np.asarray(going)]
     found = _put(found, members, state.paths)
-    return _result(*found, keys, strategy, time.monotonic() - begun, _traced - traced)
+    return _result(*found, keys, strategy, over, time.monotonic() - begun, _traced - traced)
 
 
-def _check(lengths: np.ndarray, shape: tuple[int, ...], rules: Rules, compaction: int) -> None:
-    if compaction < 0:
-        raise InputError("must not be negative", field="compaction", value=compaction)
-    if len(shape) != 2 or lengths.shape != shape[:1] or not shape[0]:
-        raise InputError("needs prompts [B, P] and lengths [B] of at least one problem", field="lengths", value=lengths.shape)
-    if lengths.min() < 1 or lengths.max() > shape[1]:
-        raise InputError(f"must be between 1 and {shape[1]}, the width of the prompts", field="lengths",
-                         value=(int(lengths.min()), int(lengths.max())))
-    if lengths.max() + rules.max_step_tokens > rules.context:
-        raise InputError(f"the prompt of problem {int(lengths.argmax())} and a step of {rules.max_step_tokens} tokens do not "
-                         f"fit into the context of {rules.context} tokens that both models have", field="lengths",
-                         value=int(lengths.max()), hint="leave the problem out, or use models with a longer context")
-
-
-def _halvings(size: int, full: int, count: int) -> list[int]:
-    """Sizes that may follow, this one first: each is half of the one before, and none is more than ``count`` times halved."""
+def _halvings(size: int, full: int, count: int, parts: int) -> list[int]:
+    """Sizes that may follow, this one first: each is half of the one before, in units of ``parts``, and none is more than
+    ``count`` times halved."""
     allowed = [full]
     for _ in range(count):
-        allowed.append(-(-allowed[-1] // 2))
+        allowed.append(-(-allowed[-1] // (2 * parts)) * parts)
     return sorted({other for other in allowed if other <= size}, reverse=True)
 
 
@@ -162,12 +156,13 @@ def _trace() -> None:
 @functools.partial(jax.jit, static_argnames=("strategy", "rules"))
 def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Rules) -> _Search:
     _trace()
+    prompts, lengths = split_rows((prompts, lengths))
     problems, wide, levels, room = prompts.shape[0], strategy.rows, rules.max_steps, rules.max_step_tokens
     # No path grows beyond the context or the last level; lookahead, and rows that do not grow, write behind its end.
     capacity = min(levels * room, rules.context) + room * (1 + strategy.lookahead)
     nodes, slots, none = (problems, levels, wide), (problems, wide), jnp.zeros((problems,), jnp.int32)
     tree = SearchTree(tokens=jnp.zeros((*nodes, room), jnp.int32), lengths=jnp.zeros(nodes, jnp.int32),
-                      parents=jnp.full(nodes, -1, jnp.int32), scores=jnp.zeros(nodes), values=jnp.full(nodes, -jnp.inf),
+                      parents=jnp.full(nodes, -1, jnp.int32), scores=jnp.zeros(nodes), values=jnp.zeros(nodes) - jnp.inf,
                       kept=jnp.zeros(nodes, bool), finished=jnp.zeros(nodes, bool), log_probs=jnp.zeros(nodes),
                       entropy=jnp.zeros(nodes))
     alive = jnp.broadcast_to(jnp.arange(wide) < strategy.first_rows, slots)
@@ -181,7 +176,7 @@ def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Ru
                 start(models.policy, prompts, lengths, wide, capacity),
                 no_scores(problems * wide) if rules.shared else
                 start_scores(models.reward, prompts, lengths, wide, capacity))
-    return _Search(jnp.int32(0), paths, rows)
+    return split_rows(_Search(jnp.int32(0), paths, rows))
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "rules"), donate_argnames="buffers")
@@ -260,7 +255,7 @@ def _level(models: Models, state: _Search, limits, strategy: Strategy, rules: Ru
         # The rows of the next level: the slots that go on first; each continues the row of its parent.
         slots = jnp.argsort(~_drawing(after, rules), axis=1, stable=True)[:, :width].astype(jnp.int32)
         rows = rows.gather(slots, pick(rows.row_of(wide), pick(parents, slots)))
-    return _Search(level + 1, after, rows)
+    return split_rows(_Search(level + 1, after, rows))
 
 
 def _fold(keys: jax.Array, number: Array | int) -> jax.Array:
@@ -361,7 +356,8 @@ def _narrow(state: _Search, problems: int, width: int) -> tuple[_Search, Array]:
 
     policy = dataclasses.replace(rows.policy, cache=cache(rows.policy.cache), next_logits=rows.policy.next_logits[kept])
     rewards = dataclasses.replace(rows.rewards, cache=cache(rows.rewards.cache), last=rows.rewards.last[kept])
-    return _Search(state.level, take(state.paths, chosen), Rows(rows.slots[chosen][:, :width], policy, rewards)), chosen
+    narrow = _Search(state.level, take(state.paths, chosen), Rows(rows.slots[chosen][:, :width], policy, rewards))
+    return split_rows(narrow), chosen
 
 
 def _put(found: tuple | None, members: np.ndarray, paths: _Paths) -> tuple[SearchTree, Spent, np.ndarray]:
@@ -378,7 +374,7 @@ def _put(found: tuple | None, members: np.ndarray, paths: _Paths) -> tuple[Searc
     return jax.tree.map(put, found, known)
 
 
-def _result(tree: SearchTree, spent: Spent, stopped: np.ndarray, keys: jax.Array, strategy: Strategy, seconds: float,
+def _result(tree: SearchTree, spent: Spent, stopped: np.ndarray, keys: jax.Array, strategy: Strategy, over: str, seconds: float,
             compilations: int) -> SearchResult:
     problems, levels, wide = tree.values.shape
     depth = np.broadcast_to(np.arange(levels)[:, None], (levels, wide))
@@ -386,7 +382,7 @@ def _result(tree: SearchTree, spent: Spent, stopped: np.ndarray, keys: jax.Array
     pools = tree.kept & (depth == spent.levels[:, None, None] - 1) if strategy.population else [None] * problems
     best = np.array([best_place(*one) for one in zip(values, tree.finished, pools)], np.int32)
     at = (np.arange(problems), *best.T)
-    stopped = np.where(stopped == 0, _STOP["seconds"], stopped).astype(np.int32)
+    stopped = np.where(stopped == 0, _STOP.get(over, 0), stopped).astype(np.int32)
     costs = SearchCosts(spent.policy_tokens, spent.reward_tokens, spent.policy_forwards, spent.reward_forwards, spent.flops,
                         seconds, compilations)
     return SearchResult(tree, *best.T, tree.values[at], tree.finished[at], spent.levels, stopped, costs)

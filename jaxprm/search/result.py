@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-STOPS = ("running", "finished", "steps", "context", "policy_tokens", "reward_tokens", "forwards", "flops", "levels", "seconds")
+STOPS = ("running", "finished", "steps", "context", "policy_tokens", "reward_tokens", "forwards", "flops", "levels", "seconds",
+         "compilations")
 """Why a problem stopped, by code: no path is left to continue (all have ended or were discarded), ``max_steps`` was reached, no
 path has room for another step in the models' contexts, or the named limit of the `Budget` was reached."""
 

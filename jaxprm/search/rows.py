@@ -9,12 +9,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import Generation, SamplingConfig, entropy, generate
 from jaxprm.models.cache import KVCache
 from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
+from jaxprm.models.sharding import batch_parts, is_explicit
 from jaxprm.models.transformer import LanguageModel, extend
 from jaxprm.scoring.aggregation import AGGREGATIONS, Aggregation
 from jaxprm.scoring.incremental import ScoreState, extend_scores
@@ -44,6 +46,28 @@ class Rules:
             raise InputError(f"must be one of {', '.join(AGGREGATIONS)}", field="aggregation", value=self.aggregation)
         if self.read_back not in (0, 1):
             raise InputError("must be 0 or 1", field="read_back", value=self.read_back)
+
+
+def check_prompts(lengths: np.ndarray, shape: tuple[int, ...], rules: Rules) -> None:
+    """Right-padded prompts of this shape and these lengths leave room for a step, and suit the mesh if there is one.
+
+    Raises:
+      InputError: they do not.
+    """
+    if len(shape) != 2 or lengths.shape != shape[:1] or not shape[0]:
+        raise InputError("needs prompts [B, P] and lengths [B] of at least one problem", field="lengths", value=lengths.shape)
+    if lengths.min() < 1 or lengths.max() > shape[1]:
+        raise InputError(f"must be between 1 and {shape[1]}, the width of the prompts", field="lengths",
+                         value=(int(lengths.min()), int(lengths.max())))
+    if lengths.max() + rules.max_step_tokens > rules.context:
+        raise InputError(f"the prompt of problem {int(lengths.argmax())} and a step of {rules.max_step_tokens} tokens do not "
+                         f"fit into the context of {rules.context} tokens that both models have", field="lengths",
+                         value=int(lengths.max()), hint="leave the problem out, or use models with a longer context")
+    if is_explicit():
+        raise InputError("searches do not run with Explicit axes", field="mesh", hint="set jaxprm.models.auto_axes(mesh)")
+    if shape[0] % batch_parts():
+        raise InputError(f"the mesh splits problems into {batch_parts()} equal parts", field="prompts", value=shape[0],
+                         hint="search so many problems at a time that they can be split, or choose another mesh")
 
 
 @jax.tree_util.register_dataclass

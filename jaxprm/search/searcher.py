@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from jaxprm.errors import InputError
 from jaxprm.generation.local_text import LocalTextPolicy, problem_keys
 from jaxprm.generation.policy import pad_prompts
 from jaxprm.generation.text import TextPolicy
+from jaxprm.models.parameters import on_mesh
 from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
+from jaxprm.models.sharding import auto_axes, batch_parts, mesh_scope
+from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Problem
 from jaxprm.scoring.aggregation import AGGREGATIONS, Aggregation
 from jaxprm.scoring.implicit import ImplicitModel
@@ -44,6 +48,8 @@ class SearchSettings:
         of `jaxprm.scoring.votes`, with path values as scores.
       budget: limits of each problem beside ``max_steps``; wall time is that of a batch.
       batch_problems: problems that are searched at a time.
+      compaction: how often the rows that are computed may be halved when paths have ended (`jaxprm.search.engine.search`);
+        results do not depend on it. For level strategies in a compiled search.
       seed: everything random follows from it and from a problem's id and text.
     """
 
@@ -53,12 +59,13 @@ class SearchSettings:
     vote: Vote = "best"
     budget: Budget = Budget()
     batch_problems: int = 32
+    compaction: int = 0
     seed: int = 0
 
     def __post_init__(self):
-        for field in ("max_steps", "batch_problems"):
-            if getattr(self, field) < 1:
-                raise InputError("must be at least 1", field=field, value=getattr(self, field))
+        for field, least in (("max_steps", 1), ("batch_problems", 1), ("compaction", 0)):
+            if getattr(self, field) < least:
+                raise InputError(f"must be at least {least}", field=field, value=getattr(self, field))
         for field, known in (("aggregation", (*AGGREGATIONS, None)), ("vote", VOTES)):
             if getattr(self, field) not in known:
                 raise InputError(f"must be one of {', '.join(map(str, known))}", field=field, value=getattr(self, field))
@@ -73,34 +80,35 @@ class Searcher:
       settings: see `SearchSettings`.
       judge: reads answers; votes need it.
       grading: which answers vote together.
+      mesh: devices of a compiled search (one process): problems are split over data and fsdp, weights over fsdp and tensor.
+        ``None`` = one device.
 
     Attributes:
       aggregation: path value from step scores.
       compiled: whether levels run as one compiled program. Both ways give the same results.
 
     Raises (at construction):
-      InputError: a vote without a judge, or a reward model that cannot read beginnings of solutions.
+      InputError: a vote without a judge, a reward model that cannot read beginnings of solutions, a setting that this way of
+        searching does not know, or a mesh that does not divide a model or a batch.
     """
 
     def __init__(self, policy: TextPolicy, model: RewardModel | ImplicitModel, encoder: Encoder, settings: SearchSettings, *,
-                 judge: Judge | None = None, grading: GradingKind = "exact"):
+                 judge: Judge | None = None, grading: GradingKind = "exact", mesh: jax.sharding.Mesh | None = None):
         if settings.vote != "best" and judge is None:
             raise InputError("needs answers to vote on", field="vote", value=settings.vote, hint="give a judge that reads them")
         self.policy, self.model, self.encoder, self.settings = policy, model, encoder, settings
-        self.judge, self.grading = judge, grading
+        self.judge, self.grading, self.mesh = judge, grading, None if mesh is None else auto_axes(mesh)
         self.aggregation = settings.aggregation or getattr(encoder, "aggregation", "min")
         self.compiled = (isinstance(policy, LocalTextPolicy) and isinstance(model, RewardModel)
                          and isinstance(encoder, StepEncoder) and share_ids(policy.encoder, encoder))
-        if not self.compiled:
-            if isinstance(settings.strategy, NodeStrategy):
-                raise InputError("goes back to earlier steps, which only a compiled search can", field="strategy",
-                                 value=settings.strategy.name, hint="use a policy on this machine that shares the reward "
-                                 "model's tokenizer and step format")
+        if isinstance(settings.strategy, NodeStrategy) and settings.compaction:
+            raise InputError(f"is of level strategies; {settings.strategy.name} has none", field="compaction",
+                             value=settings.compaction, hint="leave it out")
+        if self.compiled:
+            self._models = self._on_devices()
+        else:
+            _check_text_search(settings, mesh)
             TextReader(model, encoder, [], settings.strategy.rows)  # refuses what cannot be read
-            if settings.strategy.lookahead or settings.strategy.partial_tokens:
-                raise InputError("works inside a step, which only a compiled search can", field="strategy",
-                                 value=settings.strategy.name, hint="use a policy on this machine that shares the reward "
-                                 "model's tokenizer and step format")
 
     def run(self, problems: Sequence[Problem],
             on_batch: Callable[[list[Searched]], None] = lambda found: None) -> list[Searched]:
@@ -118,6 +126,18 @@ class Searcher:
             found |= dict(zip(members, results))
             on_batch(results)
         return [found[i] for i in range(len(problems))]
+
+    def _on_devices(self) -> tuple[LanguageModel | PolicyRewardModel, RewardModel]:
+        """Both models where they are used; twice the same one if the policy is its own reward model and can be searched so."""
+        parts = 1 if self.mesh is None else batch_parts(self.mesh)
+        if self.settings.batch_problems % parts:
+            raise InputError(f"the mesh splits problems into {parts} equal parts", field="batch_problems",
+                             value=self.settings.batch_problems, hint=f"choose a multiple of {parts}, or another mesh")
+        own = isinstance(self.model, PolicyRewardModel) and self.policy.model.backbone is self.model.backbone
+        model = on_mesh(self.model, self.mesh)
+        if not own:
+            return on_mesh(self.policy.model, self.mesh), model
+        return model.policy() if self.encoder.read_back or isinstance(self.settings.strategy, NodeStrategy) else model, model
 
     def _through_text(self, problems: Sequence[Problem]) -> list[Searched]:
         settings = self.settings
@@ -139,21 +159,17 @@ class Searcher:
         size = bucket(max(len(prompts[i]) for i in members), 16)
         tokens, lengths = pad_prompts([prompts[i] for i in rows], multiple=size)
         keys = problem_keys([problems[i] for i in rows], settings.seed)
-        if isinstance(settings.strategy, NodeStrategy):
-            found = settings.strategy.search(
-                policy.model, self.model, keys, tokens, lengths, max_steps=settings.max_steps,
-                max_step_tokens=policy.max_step_tokens, sampling=policy.sampling, aggregation=self.aggregation,
-                separator_id=encoder.separator_id, end_id=encoder.end_id, read_back=encoder.read_back, budget=settings.budget)
-            for row, i in enumerate(members):
-                results[i] = from_nodes(found, row, problems[i], encoder, len(members))
-            return results
-        own = isinstance(self.model, PolicyRewardModel) and policy.model.backbone is self.model.backbone
-        result = search(self.model if own and not encoder.read_back else policy.model, self.model, keys, tokens, lengths,
-                        settings.strategy, max_steps=settings.max_steps, max_step_tokens=policy.max_step_tokens,
-                        sampling=policy.sampling, aggregation=self.aggregation, separator_id=encoder.separator_id,
-                        end_id=encoder.end_id, read_back=encoder.read_back, budget=settings.budget)
+        given = *self._models, keys, tokens, lengths
+        how = dict(max_steps=settings.max_steps, max_step_tokens=policy.max_step_tokens, sampling=policy.sampling,
+                   aggregation=self.aggregation, separator_id=encoder.separator_id, end_id=encoder.end_id,
+                   read_back=encoder.read_back, budget=settings.budget)
+        with mesh_scope(self.mesh):
+            if isinstance(settings.strategy, NodeStrategy):
+                found, as_searched = settings.strategy.search(*given, **how), from_nodes
+            else:
+                found, as_searched = search(*given, settings.strategy, compaction=settings.compaction, **how), from_result
         for row, i in enumerate(members):
-            results[i] = from_result(result, row, problems[i], encoder, len(members))
+            results[i] = as_searched(found, row, problems[i], encoder, len(members))
         return results
 
     def _judged(self, found: Searched) -> Searched:
@@ -163,6 +179,20 @@ class Searcher:
         answers = tuple(dataclasses.replace(one, answer=answer, correct=correct)
                         for one, (answer, correct) in zip(found.solutions, judged))
         return voted(dataclasses.replace(found, solutions=answers), self.settings.vote, self.grading)
+
+
+def _check_text_search(settings: SearchSettings, mesh: jax.sharding.Mesh | None) -> None:
+    """Raises InputError if settings need a compiled search."""
+    strategy, how = settings.strategy, "use a policy on this machine that shares the reward model's tokenizer and step format"
+    level, devices = isinstance(strategy, Strategy), None if mesh is None else tuple(mesh.shape.values())
+    for refused, field, value, why in (
+            (not level, "strategy", strategy.name, "goes back to earlier steps"),
+            (level and (strategy.lookahead or strategy.partial_tokens), "strategy", strategy.name, "works inside a step"),
+            (settings.compaction, "compaction", settings.compaction, "leaves out rows of compiled programs"),
+            (settings.budget.compilations, "compilations", settings.budget.compilations, "limits the programs of a search"),
+            (devices, "mesh", devices, "splits problems over devices")):
+        if refused:
+            raise InputError(f"{why}, which only a compiled search can", field=field, value=value, hint=how)
 
 
 def share_ids(first: StepEncoder, second: StepEncoder) -> bool:

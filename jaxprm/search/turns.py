@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxprm.errors import InputError
 from jaxprm.generation.sampler import Generation, Samples, generate
 from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.sharding import split_rows
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.incremental import ScoreState, extend_scores
 from jaxprm.search.budget import LIMITS, Budget
 from jaxprm.search.result import SearchCosts
-from jaxprm.search.rows import Rules
+from jaxprm.search.rows import Rules, check_prompts
 
 _traced = 0  # programs traced by this process
 
@@ -100,7 +100,7 @@ def read_steps(reward_model: RewardModel, scoring: ScoreState, samples: Samples,
 def run_turns(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
               lengths: Int[Array | np.ndarray, " B"], search: Turns, budget: Budget) -> tuple[Any, list[str], SearchCosts]:
     """Turns until every problem has stopped: the last state, why each problem stopped ("" = by its rules, "turns", or the name
-    of a limit), and what it cost.
+    of a limit), and what it cost. Runs on meshes as `jaxprm.search.engine.search` does.
 
     Raises:
       InputError: a prompt leaves no room for a step in a model's context.
@@ -111,35 +111,18 @@ def run_turns(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, 
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
     limits = np.array([np.inf if getattr(budget, name) is None else getattr(budget, name) for name in LIMITS], np.float32)
     state, caches = _start(policy, reward_model, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), search)
-    turns = np.int32(search.turns if budget.seconds is None else 1)
+    turns = np.int32(1 if budget.on_host else search.turns)
     while True:
         state, caches = _run(policy, reward_model, keys, state, caches, limits, turns, prompts.shape[1], search)
-        late = budget.seconds is not None and time.monotonic() - begun >= budget.seconds
-        if late or int(state.turn) >= search.turns or not bool(_going(state, limits).any()):
+        over = budget.reached_on_host(time.monotonic() - begun, _traced - traced)
+        if over or int(state.turn) >= search.turns or not bool(_going(state, limits).any()):
             break
     spent, stopped, reached = jax.device_get((state.spent, state.stopped, state.spent.reached(jnp.asarray(limits))))
-    last = "turns" if int(state.turn) >= search.turns else "seconds"
+    last = "turns" if int(state.turn) >= search.turns else over
     why = ["" if by_rule else LIMITS[limit - 1] if limit else last for by_rule, limit in zip(stopped, reached)]
     costs = SearchCosts(spent.policy_tokens, spent.reward_tokens, spent.policy_forwards, spent.reward_forwards, spent.flops,
                         time.monotonic() - begun, _traced - traced)
     return state, why, costs
-
-
-def check_prompts(lengths: np.ndarray, shape: tuple[int, ...], rules: Rules) -> None:
-    """Right-padded prompts of this shape and these lengths leave room for a step.
-
-    Raises:
-      InputError: they do not.
-    """
-    if len(shape) != 2 or lengths.shape != shape[:1] or not shape[0]:
-        raise InputError("needs prompts [B, P] and lengths [B] of at least one problem", field="lengths", value=lengths.shape)
-    if lengths.min() < 1 or lengths.max() > shape[1]:
-        raise InputError(f"must be between 1 and {shape[1]}, the width of the prompts", field="lengths",
-                         value=(int(lengths.min()), int(lengths.max())))
-    if lengths.max() + rules.max_step_tokens > rules.context:
-        raise InputError(f"the prompt of problem {int(lengths.argmax())} and a step of {rules.max_step_tokens} tokens do not "
-                         f"fit into the context of {rules.context} tokens that both models have", field="lengths",
-                         value=int(lengths.max()), hint="leave the problem out, or use models with a longer context")
 
 
 def _going(state, limits) -> Bool[Array, " B"]:
@@ -150,7 +133,7 @@ def _going(state, limits) -> Bool[Array, " B"]:
 def _start(policy, reward_model, prompts, lengths, search: Turns):
     global _traced
     _traced += 1
-    return search.start(policy, reward_model, prompts, lengths)
+    return split_rows(search.start(policy, reward_model, *split_rows((prompts, lengths))))
 
 
 @functools.partial(jax.jit, static_argnames=("prompt_size", "search"), donate_argnames="caches")
@@ -165,6 +148,6 @@ def _run(policy, reward_model, keys, state, caches, limits, turns, prompt_size: 
 
     def body(carry):
         state, caches = carry
-        return search.turn(policy, reward_model, keys, state, caches, _going(state, limits), prompt_size)
+        return split_rows(search.turn(policy, reward_model, keys, state, caches, _going(state, limits), prompt_size))
 
     return jax.lax.while_loop(going, body, (state, caches))

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxprm.errors import InputError, Stopped
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.parameters import parameters, with_parameters
+from jaxprm.models.sharding import mesh_scope
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.progress import Progress, SilentProgress
 from jaxprm.training import lora
@@ -26,7 +27,7 @@ from jaxprm.training.config import TrainConfig
 from jaxprm.training.guard import Guard
 from jaxprm.training.metrics_log import ManyLogs, MetricsLog, SilentMetricsLog
 from jaxprm.training.optimizer import is_head
-from jaxprm.training.placement import mesh_scope, place_batch, place_parameters
+from jaxprm.training.placement import place_batch, place_parameters
 from jaxprm.training.profiling import Profiler, ProfileWindow
 from jaxprm.training.step import LossFunction, TrainState, initial_state, make_train_step
 from jaxprm.training.stopping import StopSignal

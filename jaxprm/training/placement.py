@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 from typing import Any
@@ -16,11 +15,6 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxprm.models.parameters import batch_sharding, parameter_shardings
 from jaxprm.models.sharding import ShardingRules
 from jaxprm.training.lora import axes_of
-
-
-def mesh_scope(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
-    """Sets the mesh for tracing and execution, if there is one."""
-    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:

@@ -19,10 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxprm.errors import InputError
 from jaxprm.models.parameters import parameters, with_parameters
-from jaxprm.models.sharding import ShardingRules
+from jaxprm.models.sharding import ShardingRules, mesh_scope
 from jaxprm.objectives.loss import Loss, ratio
 from jaxprm.training.lora import LoraConfig, combined
-from jaxprm.training.placement import mesh_scope, place_parameters
+from jaxprm.training.placement import place_parameters
 
 LossFunction = Callable[[Any, Any], Loss]
 

@@ -140,6 +140,18 @@ def test_another_tokenizer_goes_through_text(place, toy, capfd):
     assert read and found.costs.reward_tokens == len("w1 w0") + 2 + sum(read)
 
 
+def test_several_devices(place, toy, capfd):
+    """Eight problems at a time on eight devices find what two at a time find on one; other batches are refused."""
+    assert toy.call("search", "mine.gin") == 0
+    assert toy.call("search", "mine.gin", "--run", "runs/mesh", "--mesh", "8,1,1", "--gin.SearchSettings.batch_problems=8") == 0
+    one, eight = (found_in(place / f"runs/{name}/searched.jsonl") for name in ("mine", "mesh"))
+    for key, (nodes, _, *rest) in one.items():
+        assert [(node.parent, node.text) for node in nodes] == [(node.parent, node.text) for node in eight[key][0]]
+        assert [*rest] == [*eight[key][2:]]
+    assert toy.call("search", "mine.gin", "--run", "runs/other", "--mesh", "8,1,1") == 2
+    assert "field 'batch_problems' = 2: the mesh splits problems into 8 equal parts; choose a" in capfd.readouterr().err
+
+
 def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
     monkeypatch.setattr(pipeline.StopSignal, "requested", lambda self, count: count >= 2)
     assert toy.call("search", "mine.gin", "--gin.Scorer.path='letters'") == 75

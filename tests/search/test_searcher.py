@@ -9,10 +9,11 @@ from flax import nnx
 from jaxprm.errors import InputError
 from jaxprm.generation.local_text import LocalTextPolicy
 from jaxprm.generation.text import StepSample
+from jaxprm.models import make_mesh
 from jaxprm.models.heads import HeadConfig
 from jaxprm.models.reward_model import PolicyRewardModel
 from jaxprm.records import Problem
-from jaxprm.search import Beam, Budget, Refine
+from jaxprm.search import Beam, Budget, Refine, searcher
 from jaxprm.search.searched import read_searched, searched_row
 from jaxprm.search.searcher import Searcher, SearchSettings, share_ids
 from jaxprm.steps import StepEncoder, StepFormat
@@ -79,6 +80,24 @@ def test_a_policy_that_is_its_own_reward_model_reads_its_text_once():
         # The last token of each step that was written, and nothing of the prompt.
         written = [node for node in one.nodes if node.text or not node.finished]
         assert one.costs.reward_tokens == len(written)
+
+
+def test_few_shapes_are_compiled_and_settings_reach_the_search(monkeypatch):
+    """Twelve problems of 3 to 17 words: batches of two widths, each of which is two programs (one reads the prompts)."""
+    settings = dataclasses.replace(SETTINGS, compaction=1)
+    problems = [Problem(f"p{words}", "w1 " * words) for words in (3, 17, 5, 4, 9, 16, 6, 7, 11, 13, 8, 15)]
+    calls, original = [], searcher.search
+
+    def noted(*given, compaction, **how):
+        calls.append((given[3].shape, compaction))
+        return original(*given, **how)
+
+    monkeypatch.setattr(searcher, "search", noted)
+    policy = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4, max_step_tokens=5)
+    run = Searcher(policy, REWARD, ENCODER, settings).run
+    compiled = sum(found.costs.compilations for found in run(problems))
+    assert calls == [((4, 16), 1), ((4, 16), 1), ((4, 20), 1)] and 2 <= compiled <= 2 * 2
+    assert not any(found.costs.compilations for found in run(problems[::-1]))
 
 
 def steps_policy(write):
@@ -154,7 +173,18 @@ def test_refusals(without_type_checks):
     both = tiny_reward_model(0, HeadConfig("scalar", direction="gate"), CONFIG)
     with pytest.raises(InputError, match="reads whole solutions in both directions"):
         Searcher(policy, both, ENCODER, SETTINGS)
-    for field, value in (("max_steps", 0), ("batch_problems", 0), ("vote", "most"), ("aggregation", "median")):
+    for changes, field in ((dict(compaction=1), "compaction"), (dict(budget=Budget(compilations=1)), "compilations")):
+        with pytest.raises(InputError, match=f"field '{field}' = 1: .* which only a compiled search can"):
+            Searcher(policy, REWARD, ENCODER, dataclasses.replace(SETTINGS, **changes))
+    with pytest.raises(InputError, match=r"field 'mesh' = \(8, 1, 1\): splits problems over devices, which only a compiled"):
+        Searcher(policy, REWARD, ENCODER, SETTINGS, mesh=make_mesh())
+    local = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4, max_step_tokens=5)
+    with pytest.raises(InputError, match="field 'batch_problems' = 4: the mesh splits problems into 8 equal parts"):
+        Searcher(local, REWARD, ENCODER, SETTINGS, mesh=make_mesh())
+    with pytest.raises(InputError, match="field 'compaction' = 1: is of level strategies"):
+        Searcher(local, REWARD, ENCODER, dataclasses.replace(SETTINGS, strategy=Refine(), compaction=1))
+    for field, value in (("max_steps", 0), ("batch_problems", 0), ("compaction", -1), ("vote", "most"),
+                         ("aggregation", "median")):
         with pytest.raises(InputError, match=f"field '{field}' = "):
             dataclasses.replace(SETTINGS, **{field: value})
 

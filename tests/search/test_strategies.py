@@ -167,10 +167,10 @@ def uniform(text):
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def replay(select, wide, world, levels, state=None):
+def replay(select, wide, world, levels, state=None, first=None):
     """A search of a published scripted environment, by our selection: texts of all nodes, of the finished ones, and the last
-    rows with their values. A text's j-th continuation within a level has a name of its own."""
-    texts, alive, done, values = [""] * wide, [True] * wide, [False] * wide, [NONE] * wide
+    rows with their values. A text's j-th continuation within a level has a name of its own; ``first`` rows draw first steps."""
+    texts, alive, done, values = [""] * wide, [row < (first or wide) for row in range(wide)], [False] * wide, [NONE] * wide
     nodes, found = [], []
     for number in range(levels):
         seen = {}
@@ -264,11 +264,14 @@ def test_a_beam_that_finished_paths_leave_equals_the_published_search(shared):
 
 
 def test_particle_weights_and_filtering_equal_its_hub(shared):
+    """Of particle Gibbs, which is no strategy of ours, the first sweep is particle filtering with its share of the budget."""
     for case, out in golden(shared, "its_hub", "particle_weights"):
         weights = WEIGHTS(np.array([case["scores"]], np.float32))[0]
         np.testing.assert_allclose(weights, out["probabilities"], rtol=1e-4, atol=1e-7)
-    for case, out in golden(shared, "its_hub", "particle_filtering"):
-        count, numbers, history = case["budget"], itertools.count(), []
+    cases = [*golden(shared, "its_hub", "particle_filtering"), *golden(shared, "its_hub", "particle_gibbs")]
+    assert len(cases) >= 7
+    for case, out in cases:
+        count, numbers, history = case["budget"] // case["num_iterations"], itertools.count(), []
 
         def select(found, seed=case["seed"], count=count, numbers=numbers, history=history):
             weights = WEIGHTS(found.values)
@@ -280,8 +283,25 @@ def test_particle_weights_and_filtering_equal_its_hub(shared):
         assert [text for text, _ in last] == out["responses"][0]
         for weights, expected in zip(history, out["softmax_history"]):
             np.testing.assert_allclose(weights, expected["probabilities"], rtol=1e-4, atol=1e-6)
-        if case["selection_method"] == "argmax":
+        if case["selection_method"] == "argmax" and case["num_iterations"] == 1:
             assert last[int(np.argmax([value for _, value in last]))][0] == out["selected"]
+
+
+def test_a_beam_finds_what_its_hub_finds(shared):
+    """There ``budget / beam_width`` first steps are drawn, and a finished path is in the beam once for each of its rows, so
+    that copies of one can fill it; ours holds it once, and the other places go on: it finds the same or better. Where no path
+    ends early the beams are the same."""
+    cases = golden(shared, "its_hub", "beam_search")
+    for case, out in cases:
+        width, expansions = case["beam_width"], case["budget"] // case["beam_width"]
+        beam = Beam(width, expansions, duplicates="allow")
+        nodes, _, last = replay(selected(beam), case["budget"], World(case, "/", "stop_prob"), 50, state=0, first=expansions)
+        text, value = max(last, key=lambda row: row[1])
+        if width == 1 or not case["stop_prob"]:
+            assert text == out["selected"] and {text for text, _ in last} == set(out["responses"])
+            assert len(nodes) == out["prm_scored"]
+        np.testing.assert_array_less(max(out["scores"]) - 1e-6, value)
+    assert len(cases) >= 5
 
 
 def test_resampling_follows_the_weights():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxprm.search import (DVTS, Beam, BestOfN, Budget, Distinct, EarlyRejection, EntropyBranching, Lookahead, Particle, Rebase,
-                           ValueGuided, chosen_ids, search, solutions, steps_of)
+                           ValueGuided, chosen_ids, engine, search, solutions, steps_of)
 from jaxprm.testing import scripted_policy, scripted_reward_model
 
 END, SEP = 2, 3
@@ -87,6 +87,10 @@ def test_a_search_stops_at_its_budget():
     found = run(budget=Budget(seconds=1e-9))
     assert found.stopped_by(0) == "seconds" and found.levels.tolist() == [1, 1]
     assert run(budget=Budget(seconds=1e9)).levels.tolist() == [2, 2]
+    engine._start.clear_cache()  # one of the two programs has to be compiled again
+    found = run(budget=Budget(compilations=1, seconds=1e9))
+    assert found.stopped_by(0) == "compilations" and found.levels.tolist() == [1, 1] and found.costs.compilations == 1
+    assert run(budget=Budget(compilations=1)).levels.tolist() == [2, 2]
 
 
 def test_flops_by_hand():

@@ -17,7 +17,7 @@ import pytest
 from jaxprm.errors import InputError
 from jaxprm.models import parameters
 from jaxprm.scoring import aggregate, score_steps
-from jaxprm.search import Budget, Tree, tree_search
+from jaxprm.search import Budget, Tree, tree_search, turns
 from jaxprm.search.node_cache import path_slots
 from jaxprm.steps import pad_solutions
 from jaxprm.testing import scripted_policy, scripted_reward_model, tiny_language_model, tiny_reward_model
@@ -102,6 +102,10 @@ def test_budgets_stop_the_search():
     flops = search("A", "B", budget=Budget(flops=1.0))
     assert flops.expansions.tolist() == [0, 0] and flops.node.tolist() == [0, 0] and not flops.finished.any()
     assert search("A", "B", budget=Budget(policy_tokens=13)).expansions.tolist() == [2, 2]
+    assert search("A", "B", budget=Budget(forwards=5)).stopped == ("forwards",) * 2  # 2 of the prompt, 2 and 1 of the steps
+    turns._start.clear_cache()  # one of the two programs has to be compiled again
+    found = search("A", "B", budget=Budget(compilations=1))
+    assert found.stopped == ("compilations",) * 2 and found.expansions.tolist() == [1, 1]
 
 
 def test_prompts_that_leave_no_room_and_bad_settings_are_refused(without_type_checks):
