@@ -199,7 +199,7 @@ def parse_row(row: Any, *, file=None, number: int = 1, neutral: NeutralPolicy = 
     if len(kept) < len(steps) and not drop_empty:
         empty = next(i for i in range(len(steps)) if i not in set(kept))
         raise InputError("is an empty step", file=file, row=number, field=f"steps[{empty}]", value=steps[empty],
-                         hint="drop empty steps with drop_empty_steps = True in the config (--drop-empty for `score`)")
+                         hint="drop empty steps with drop_empty_steps = True in the config (--drop-empty for `score`, `bench`)")
     if not kept:
         raise InputError("has only empty steps", file=file, row=number, field="steps", value=steps)
     if first_error is not None and first_error >= 0:  # re-index; an error at a dropped step moves to the next kept one

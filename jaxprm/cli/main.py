@@ -13,8 +13,9 @@ import typer
 import jaxprm
 from jaxprm.cli.data import app as data_app
 from jaxprm.cli.options import (
-    AfterError, BaseOption, ColumnsOption, ConfigArgument, Dtype, DtypeOption, FamilyOption, GinOption, Neutral, Overlong,
-    ReferenceOption, RunOption, SeparatorOption, VariantOption, mesh_axes, mesh_of, reading_settings,
+    AfterError, BaseOption, BatchTokensOption, ColumnsOption, ConfigArgument, Dtype, DtypeOption, FamilyOption, GinOption,
+    MeshOption, Neutral, Overlong, ReferenceOption, RunOption, SeparatorOption, VariantOption, mesh_axes, mesh_of,
+    model_choice, reading_settings,
 )
 from jaxprm.errors import Diverged, InputError, Stopped
 from jaxprm.progress import Progress, SilentProgress, terminal_progress
@@ -136,9 +137,8 @@ def score(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the steps coloured by score.")] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help=(
         "Do not refuse (or score) empty steps; their score is null."))] = False,
-    batch_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens scored at a time.")] = 16384,
-    mesh: Annotated[str | None, typer.Option(metavar="DATA,FSDP,TENSOR", help=(
-        "Score on several devices: rows are split over DATA and FSDP, weights over FSDP and TENSOR; -1 = the rest."))] = None,
+    batch_tokens: BatchTokensOption = 16384,
+    mesh: MeshOption = None,
 ) -> None:
     """Score every step of every solution in a file.
 
@@ -161,8 +161,9 @@ def score(
 def bench(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Benchmark; `--list` describes them.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Describe the benchmarks, with data and citation, and stop.")] = False,
-    model: Annotated[list[Path] | None, typer.Option(metavar="DIR", help=(
-        "Trained, exported or published model; may be given more than once."))] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar='"DIR [OPTION...]"', help=(
+        "Trained, exported or published model; may be given more than once. In the same quotes may follow what `jaxprm score` "
+        "takes to read it: --family, --reference, --base, --variant, --separator, --columns."))] = None,
     data: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=(
         "Benchmark file; may be given more than once."))] = None,
     scores: Annotated[list[str] | None, typer.Option(metavar="[NAME=]FILE", help=(
@@ -182,6 +183,9 @@ def bench(
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out empty steps, do not refuse.")] = False,
     overlong: Annotated[Overlong, typer.Option(help=(
         "What to do with solutions longer than the model's context; dropped ones are counted."))] = Overlong.error,
+    dtype: DtypeOption = Dtype.float32,
+    batch_tokens: BatchTokensOption = 16384,
+    mesh: MeshOption = None,
     resamples: Annotated[int | None, typer.Option(metavar="N", min=1, help=(
         "Resamples behind intervals and p-values [default: 1000]."))] = None,
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help=(
@@ -198,6 +202,9 @@ def bench(
     Example: `jaxprm bench steps --model runs/prm800k --data ../shared/data/dev_eval/parc.jsonl.gz`
 
     Example: `jaxprm bench processbench --scores mine=scores.jsonl --data gsm8k.json --data math.json --threshold split:gsm8k`
+
+    Example: `jaxprm bench processbench --data math.json --dtype bfloat16 --mesh 1,1,-1 --model path/to/Qwen2.5-Math-PRM-7B
+    --model "hf:peiyi9979/math-shepherd-mistral-7b-prm --family math-shepherd"`
     """
     if list_:
         from jaxprm.pipelines.bench_tables import print_benchmarks
@@ -210,11 +217,14 @@ def bench(
         raise InputError("cannot be given beside --no-cache", field="cache", value=str(cache))
     progress = _prepare()
     from jaxprm.pipelines import bench as pipeline
+    from jaxprm.pipelines.bench_models import Computing
 
-    pipeline.run(name, model or (), data or (), scores=scores or (), baselines_from=baselines_from or (), twin=twin, seed=seed,
-                 threshold=threshold, neutral=neutral and neutral.value, after_error=after_error.value, drop_empty=drop_empty,
-                 overlong=overlong.value, resamples=resamples, cache=None if no_cache else cache or _cache_folder() / "scores",
-                 json_path=json, html=html, plot=plot, progress=progress)
+    computing = Computing(dtype.value, mesh_of(mesh), batch_tokens)
+    pipeline.run(name, list(map(model_choice, model or ())), data or (), scores=scores or (),
+                 baselines_from=baselines_from or (), twin=twin, seed=seed, threshold=threshold,
+                 neutral=neutral and neutral.value, after_error=after_error.value, drop_empty=drop_empty,
+                 overlong=overlong.value, resamples=resamples, computing=computing, json_path=json, html=html, plot=plot,
+                 cache=None if no_cache else cache or _cache_folder() / "scores", progress=progress)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,9 @@ SeparatorOption = Annotated[str | None, typer.Option("--separator", metavar="TEX
 ColumnsOption = Annotated[str | None, typer.Option("--columns", metavar="GOOD,BAD", help=(
     "Tokens whose logits are compared (openrlhf)."))]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
+MeshOption = Annotated[str | None, typer.Option("--mesh", metavar="DATA,FSDP,TENSOR", help=(
+    "Score on several devices: rows are split over DATA and FSDP, weights over FSDP and TENSOR; -1 = the rest."))]
+BatchTokensOption = Annotated[int, typer.Option("--batch-tokens", metavar="N", min=1, help="Tokens scored at a time.")]
 GinOption = Annotated[list[str] | None, typer.Option("--gin", metavar="CLASS.FIELD=VALUE", help=(
     "Change a value of the config, also written `--gin.CLASS.FIELD=VALUE`; may be repeated. A text needs quotes: "
     "`--gin.TrainPRM.name='\"a\"'`."))]
@@ -66,6 +70,26 @@ def reading_settings(variant: str | None, separator: str | None, columns: str | 
     if separator is not None:
         separator = separator.replace("\\n", "\n").replace("\\t", "\t")
     return Settings(variant or "", separator, pair)
+
+
+_OF_A_MODEL = ("family", "reference", "base", "variant", "separator", "columns")
+
+
+def model_choice(text: str):
+    """``DIR [--family NAME ...]`` -> `ModelChoice`; several models need options of their own."""
+    from jaxprm.pipelines.bench_models import ModelChoice
+
+    directory, *rest = re.split(rf"\s--({'|'.join(_OF_A_MODEL)})[\s=]", text)
+    unknown = re.search(r"\s(--[\w-]+)", directory)
+    if unknown is not None:
+        raise InputError("is no option of a model", field="model", value=unknown[1],
+                         hint=f"behind its directory may stand --{', --'.join(_OF_A_MODEL)}")
+    found = dict(zip(rest[::2], rest[1::2]))
+    if 2 * len(found) < len(rest):
+        raise InputError("has an option twice", field="model", value=text)
+    settings = reading_settings(*(found.pop(name, None) for name in ("variant", "separator", "columns")))
+    named = {name: value.strip() for name, value in found.items()}
+    return ModelChoice(directory.strip(), **named, settings=settings, label=text)
 
 
 def mesh_of(sizes: str | None):

@@ -22,6 +22,12 @@ from jaxprm.records import read_json_lines
 DATA_VARIABLE = "JAXPRM_DATA"
 """Environment variable that names the folder in which relative data paths of a config are looked up."""
 
+_MADE_BY = {
+    "runs/quickstart": "jaxprm quickstart",
+    "runs/objectives": "python experiments/objectives/study.py runs/objectives --only binary_cross_entropy --seeds 0",
+}
+"""Folders of files that shipped configs read and other commands write, with these commands."""
+
 
 def data_path(path: str | os.PathLike) -> Path:
     """Finds a data file: an absolute path as it is, a relative one in ``$JAXPRM_DATA``, then in the working directory.
@@ -83,7 +89,11 @@ def _found(path: str | os.PathLike, test, message: str) -> Path:
     for candidate in candidates:
         if test(candidate):
             return candidate
-    hint = "check the path" if path.is_absolute() else f"set {DATA_VARIABLE} to the folder that holds it"
+    maker = next((command for made, command in _MADE_BY.items() if path.is_relative_to(made)), None)
+    if maker is not None:
+        hint = f"make it first: {maker}"
+    else:
+        hint = "check the path" if path.is_absolute() else f"set {DATA_VARIABLE} to the folder that holds it"
     raise InputError(message, file=candidates[0], hint=hint)
 
 

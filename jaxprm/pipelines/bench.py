@@ -26,9 +26,9 @@ from jaxprm.evaluation.benchmarks import BENCHMARKS, Benchmark, EvaluateOptions,
 from jaxprm.evaluation.benchmarks.base import EMPTY_STEPS
 from jaxprm.evaluation.results import to_json
 from jaxprm.evaluation.score_files import named_file, read_scores
-from jaxprm.hub.load import load_prm
 from jaxprm.metrics import Interval, ThresholdProtocol, best_threshold, paired_statistics
 from jaxprm.models.reward_model import RewardModel
+from jaxprm.pipelines.bench_models import Computing, ModelChoice
 from jaxprm.pipelines.bench_tables import print_results, short_name
 from jaxprm.pipelines.step_data import encode_rows, kept, which_fit
 from jaxprm.progress import Progress
@@ -81,12 +81,13 @@ class _Set:
     items: list[Item]
 
 
-def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.PathLike], *, scores: Sequence[str] = (),
-        baselines_from: Sequence[str | os.PathLike] = (), twin: int | None = None, seed: int = 0,
+def run(name: str, models: Sequence[str | os.PathLike | ModelChoice], data: Sequence[str | os.PathLike], *,
+        scores: Sequence[str] = (), baselines_from: Sequence[str | os.PathLike] = (), twin: int | None = None, seed: int = 0,
         threshold: str | None = None, neutral: NeutralPolicy | None = None, after_error: AfterErrorPolicy = "keep",
         drop_empty: bool = False, overlong: OverlongPolicy = "error", resamples: int | None = None,
-        cache: str | os.PathLike | None = None, json_path: str | os.PathLike | None = None,
-        html: str | os.PathLike | None = None, plot: str | os.PathLike | None = None, progress: Progress) -> dict[str, Any]:
+        computing: Computing = Computing(), cache: str | os.PathLike | None = None,
+        json_path: str | os.PathLike | None = None, html: str | os.PathLike | None = None,
+        plot: str | os.PathLike | None = None, progress: Progress) -> dict[str, Any]:
     """Evaluates models on a benchmark, prints tables, and returns (and writes) every number.
 
     Every number that comes with an interval (95 %, from resampling problems) also comes with a paired test of each two systems
@@ -94,8 +95,7 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
 
     Args:
       name: one of `BENCHMARKS`.
-      models: directories that say how they are read: of our own models, their runs, exports, and published models whose family
-        is certain.
+      models: of our own, their runs, exports, and published ones; a directory alone stands for what it says of itself.
       data: files of the benchmark.
       scores: ``FILE`` or ``NAME=FILE`` with scores that someone else produced (`jaxprm.evaluation.score_files`).
       baselines_from: files to fit the baselines on. Where the first model held out problems of its training files, they are
@@ -108,6 +108,7 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
       drop_empty: leave out empty steps instead of refusing the file.
       overlong: "error", or "drop" (and count) solutions longer than the context of one of the models.
       resamples: of the bootstrap; default `RESAMPLES`.
+      computing: type, devices and batches of the models.
       cache: folder of kept scores, None = keep none.
       json_path: where to write the numbers, all or nothing.
       html: where to write a page with numbers, tests and curves.
@@ -126,7 +127,8 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
     if twin is not None and benchmark.twin is None:
         raise InputError("this benchmark has no procedural twin", field="twin", value=twin, hint="give its files with --data")
     options = EvaluateOptions(parse_threshold(threshold), RESAMPLING_KEY, RESAMPLES if resamples is None else resamples)
-    systems = [_model(path, benchmark, cache is not None) for path in models]
+    systems = [_model(model if isinstance(model, ModelChoice) else ModelChoice(model), benchmark, computing, cache is not None)
+               for model in models]
     systems += [_System(name, file=path) for name, path in map(named_file, scores)]
     neutral = neutral or _neutral(systems)
     policies = ReadPolicies(neutral, after_error, drop_empty)
@@ -170,7 +172,7 @@ def run(name: str, models: Sequence[str | os.PathLike], data: Sequence[str | os.
                "twin": None if twin is None else {"problems": twin, "seed": seed},
                "neutral": neutral, "after_error": after_error, "drop_empty": drop_empty, "overlong": overlong,
                "baselines_from": [os.fspath(path) for path in baselines_from],
-               "models": {system.name: system.info for system in systems if system.model},
+               "models": {system.name: system.info for system in systems if system.model}, **computing.as_json(),
                "scores": {system.name: os.fspath(system.file) for system in systems if system.file}, "sets": found}
     _write(results, json_path, html, plot)
     print_results(results)
@@ -204,14 +206,14 @@ def _benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def _model(path: str | os.PathLike, benchmark: Benchmark, fingerprint: bool) -> _System:
-    loaded = load_prm(path)
+def _model(choice: ModelChoice, benchmark: Benchmark, computing: Computing, fingerprint: bool) -> _System:
+    loaded = choice.load(computing)
     threshold = loaded.info.get("threshold")
     chosen = (threshold["chosen_on"], threshold["value"]) if threshold else None
-    system = _System(os.fspath(path), chosen, StepScorer(loaded.model, loaded.encoder),
-                     model_fingerprint(loaded.model) if fingerprint else "", loaded.info)
+    scorer = StepScorer(loaded.model, loaded.encoder, computing.batch_tokens, computing.mesh)
+    system = _System(choice.name, chosen, scorer, model_fingerprint(loaded.model) if fingerprint else "", loaded.info)
     if benchmark.probabilities and not system.probabilities:
-        raise InputError("its scores are no probabilities, which this benchmark needs", file=path)
+        raise InputError("its scores are no probabilities, which this benchmark needs", file=choice.directory)
     return system
 
 

@@ -69,9 +69,8 @@ def _numbers(results: Mapping[str, Any], name: str, part: Mapping[str, Any]) -> 
     table = Table(title=f"{short_name(name)}: {labels.solutions:,} solutions of {labels.problems:,} problems "
                         f"(left out: {left_out(part['counts'])})",
                   caption="value [95 % interval]", title_justify="left", caption_justify="left")
-    table.add_column("")
-    for system in systems:
-        table.add_column(system, overflow="fold")
+    for heading in ("", *systems):
+        table.add_column(heading, overflow="fold")
     for number in dict.fromkeys(number for value in systems.values() for number in value.numbers):
         cells = (text_of(value.numbers[number]) if number in value.numbers else "-" for value in systems.values())
         table.add_row(number, *cells)
@@ -79,14 +78,15 @@ def _numbers(results: Mapping[str, Any], name: str, part: Mapping[str, Any]) -> 
 
 
 def _subsets(title: str, systems: Mapping[str, Evaluation]) -> Table:
-    """All columns for one system, the first one for each of several."""
+    """All columns in which something is defined for one system, the first one for each of several."""
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     first = next(value.tables[title] for value in systems.values() if title in value.tables)
     columns = list(dict.fromkeys(column for row in first.values() for column in row))
     if len(systems) == 1:
+        columns = [column for column in columns if {text_of(row.get(column)) for row in first.values()} != {"undefined"}]
         for column in columns:
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for name, row in first.items():
             table.add_row(name, *(text_of(row[column]) if column in row else "-" for column in columns))
         return table

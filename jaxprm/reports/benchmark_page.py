@@ -64,7 +64,7 @@ def _figures(systems: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
         lines = {key: value.lines[title] for key, value in systems.items() if title in value.lines}
         first = next(iter(lines.values()))
         curves = [Curve(_short(key, systems), line.x, line.y) for key, line in lines.items()]
-        found.append(embedded_panel(Panel(title, first.x_label, first.y_label, curves, first.caption)))
+        found.append(embedded_panel(Panel(title, first.x_label, first.y_label, curves, first.caption, first.log_x)))
     for key, value in systems.items():
         if value.reliability is not None:
             bins = Reliability(np.nan_to_num(value.reliability.confidence), np.nan_to_num(value.reliability.accuracy),

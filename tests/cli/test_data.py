@@ -76,9 +76,9 @@ def test_stats_validate_split_dedup_overlap_mix_view(call, bench, rows, tmp_path
     code, out, _ = call("mix", f"{rows}=1", f"{tmp_path / 'unique.jsonl'}=1", "--rows", 10, "--output",
                         tmp_path / "mixed.jsonl")
     assert code == 0 and len(lines(tmp_path / "mixed.jsonl")) == 10
-    code, out, _ = call("view", rows, "--only", "error", "--limit", 5, "--output", tmp_path / "page.html")
+    code, out, err = call("view", rows, "--only", "error", "--limit", 5, "--output", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert code == 0 and out.startswith("5 solutions: ")
+    assert code == 0 and out.startswith("5 solutions: ") and "view: 8 rows" in err  # 5 of the first 8 have errors
     assert "I add &lt;them&gt;." in page and page.count("first error</span>") == 5
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"problem": "\\ud800 x", "steps": ["a \\udfff"], "labels": [1]}\n')

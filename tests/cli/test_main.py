@@ -13,6 +13,7 @@ import jaxprm
 from jaxprm.cli.main import main, spell_out_overrides
 from jaxprm.errors import Diverged, InputError, Stopped
 from jaxprm.hub.families import Settings
+from jaxprm.pipelines.bench_models import Computing, ModelChoice
 from jaxprm.training import ProfileWindow
 
 
@@ -93,10 +94,20 @@ def test_score_and_bench(pipelines):
     assert [named[name] for name in ("family", "reference", "base", "dtype")] == ["trl", "r", "c", "bfloat16"]
     assert run_main("bench", "steps", "--model", "m", "--model", "n", "--data", "a", "--json", "j") == 0
     positional, named = pipelines.seen[1]
-    assert positional == ("steps", [Path("m"), Path("n")], [Path("a")]) and named["json_path"] == Path("j")
+    assert positional == ("steps", [ModelChoice("m", label="m"), ModelChoice("n", label="n")], [Path("a")])
+    assert named["json_path"] == Path("j") and named["computing"] == Computing()
+    published = "hf:a/b --family trl --separator= ки\\n --base=c --columns +,- --reference r --variant v"
+    assert run_main("bench", "steps", "--model", published, "--data", "a", "--dtype", "bfloat16", "--batch-tokens", 64) == 0
+    positional, named = pipelines.seen[2]
+    assert positional[1] == [ModelChoice("hf:a/b", "trl", "r", "c", Settings("v", " ки\n", ("+", "-")), published)]
+    assert named["computing"] == Computing("bfloat16", None, 64)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["bench", "steps", "--model", "dir --famly x"], "error: field 'model' = '--famly': is no option of a model; behind"),
+    (["bench", "steps", "--model", "d --base x --base y"], "error: field 'model' = 'd --base x --base y': has an option twice"),
+    (["bench", "steps", "--model", "dir --columns +"], "error: field 'columns' = '+': must be two tokens"),
+    (["bench", "steps", "--model", "dir", "--mesh", "2,2"], "error: field 'mesh' = '2,2': must be three whole numbers"),
     (["train", "absent"], "error: value 'absent': no such config file or name"),
     (["train"], "error: Missing argument"),
     (["score", "--model", "m"], "error: Missing option '--input'"),

@@ -75,6 +75,27 @@ def test_a_mesh_gives_the_scores_of_one_device(prms, tmp_path):
     np.testing.assert_allclose(json.loads(target.read_text())["scores"], rows[0]["scores"], atol=5e-5)
 
 
+def test_a_benchmark_of_models_that_are_read_differently(prms, tmp_path):
+    """Each with options of its own, on a mesh and in bfloat16: kept scores of one type are not taken for those of another."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.json"
+    source.write_text(json.dumps({"problem": "1 + 1?", "steps": ["It is 2.", "So 3."], "labels": [1, -1]}) + "\n")
+    models = [f"{prms / 'rlhflow'} --family rlhflow", f"{prms / 'math_shepherd'} --family math-shepherd"]
+    arguments = ["bench", "steps", "--data", source, "--cache", tmp_path / "kept", "--resamples", "5", "--json", out,
+                 "--model", models[0], "--model", models[1]]
+    numbers = []
+    for options in (("--mesh", "2,2,2"), (), ("--dtype", "bfloat16")):
+        assert call(*arguments, *options) == 0
+        results = json.loads(out.read_text())
+        assert list(results["models"]) == models
+        assert [info["family"] for info in results["models"].values()] == ["rlhflow", "math-shepherd"]
+        numbers.append([value["numbers"]["ECE"]["mean"] for value in results["sets"][str(source)]["systems"].values()])
+        assert (results["mesh"], results["dtype"]) == (
+            {"data": 2, "fsdp": 2, "tensor": 2} if numbers[1:] == [] else None, options[-1] if numbers[2:] else "float32")
+    assert numbers[1] == numbers[0]  # kept: the devices are not a part of the key
+    np.testing.assert_allclose(numbers[2], numbers[0], atol=2e-2)
+    assert all(half != full for half, full in zip(numbers[2], numbers[0]))
+
+
 def one_error(capfd) -> str:
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), lines

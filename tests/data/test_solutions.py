@@ -75,6 +75,8 @@ def test_data_path(file, monkeypatch, tmp_path):
     assert data_path("rows.jsonl.gz") == file
     with pytest.raises(InputError, match="no such file; set JAXPRM_DATA to the folder that holds it"):
         data_path("absent.jsonl")
+    with pytest.raises(InputError, match="exact.jsonl: no such file; make it first: python experiments/objectives/study.py"):
+        data_path("runs/objectives/exact.jsonl")
     monkeypatch.delenv("JAXPRM_DATA")
     monkeypatch.chdir(tmp_path)
     assert data_path("rows.jsonl.gz").resolve() == file

@@ -58,17 +58,19 @@ class Source:
         """Yields ((index of the file, row number), raw row, its solutions), from ``start`` on."""
         errors = errors or Errors()
         unseen = 0
-        for index, path in enumerate(self.paths):
-            if index < start[0]:
-                continue
-            first = start[1] if index == start[0] else 1
-            for number, raw, items in read_raw(path, self.format, self.settings, on_error=errors, first=first):
-                yield (index, number), raw, items
-                unseen += 1
-                if unseen == 1000:
-                    self.advance(unseen)
-                    unseen = 0
-        self.advance(unseen)
+        try:
+            for index, path in enumerate(self.paths):
+                if index < start[0]:
+                    continue
+                first = start[1] if index == start[0] else 1
+                for number, raw, items in read_raw(path, self.format, self.settings, on_error=errors, first=first):
+                    unseen += 1
+                    yield (index, number), raw, items
+                    if unseen == 1000:
+                        self.advance(unseen)
+                        unseen = 0
+        finally:  # also where the reader has seen enough
+            self.advance(unseen)
 
 
 class HashSet:

@@ -96,13 +96,14 @@ class EvaluateOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Line:
-    """A curve of one model; models of one report share the axes."""
+    """A curve of one model; models of one report share the axes. ``log_x``: x doubles from point to point."""
 
     x_label: str
     y_label: str
     x: np.ndarray
     y: np.ndarray
     caption: str = ""
+    log_x: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -46,7 +46,7 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
             str(size): {name: options.interval(pool.statistic(curves[method][place])) for name, method in COLUMNS.items()}
             for place, size in enumerate(sizes)}
         axes = "candidates per problem (N)", "share of problems solved", np.array(sizes, np.float64)
-        lines = {f"{title} of N (min)": Line(*axes, curves[method].mean(axis=1))
+        lines = {f"{title} of N (min)": Line(*axes, curves[method].mean(axis=1), log_x=True)
                  for title, method in list(COLUMNS.items())[:2]}
     mixed = pool.correct.any(axis=1) & ~(pool.correct | ~pool.present).all(axis=1)
     settings = {"problems": len(pool.problems), "candidates": [int(pool.sizes.min()), int(pool.sizes.max())],

@@ -53,7 +53,7 @@ def evaluate(items: Sequence[Item], scores: Scores, options: EvaluateOptions) ->
     numbers["oracle"] = options.interval(pool.statistic(pool.correct.any(axis=1).astype(float)))
     ascending = sizes[::-1]
     curve = Line("candidates per problem (N)", "share of problems solved", np.array(ascending, np.float64),
-                 np.array([compared[f"best of {size}"].value for size in ascending]))
+                 np.array([compared[f"best of {size}"].value for size in ascending]), log_x=True)
     settings = {"problems": len(pool.problems), "candidates": [most, int(pool.sizes.max())], "trials": TRIALS,
                 "aggregation": "prod"}
     return Evaluation(numbers, {"by N": {str(size): columns[str(size)] for size in ascending}}, {"best of N (prod)": curve},
