@@ -94,9 +94,17 @@ def search(
 ) -> None:
     """Search for solutions of problems, guided by a reward model: accuracy with intervals, costs, trees.
 
-    A run that was stopped goes on with the same command; problems that are done are not searched again.
+    The policy may be a model of our own, a published one, or an endpoint; what goes wrong on the way (steps that do not end, an
+    endpoint that fails) is counted in the results. A run that was stopped goes on with the same command; problems that are done
+    are not searched again.
 
     Example: `jaxprm search search/arithmetic --html trees.html` (after `jaxprm quickstart`)
+
+    Example: `jaxprm search search/arithmetic --gin.Beam.expansions=8 --gin.Search.limit=400 --run runs/wider`
+
+    Example: `jaxprm search search/published --input problems.jsonl --output solved.jsonl` (models of Hugging Face)
+
+    Example: `jaxprm search search/endpoint --input problems.jsonl --gin.Endpoint.url="'http://gpu7:8000/v1'"`
     """
     gin = [*(gin or ()), *([] if input is None else [f"Search.input={os.fspath(input)!r}"])]
     report = _run_config("jaxprm.pipelines.search", "Search", config, run, gin, {"output": output, "html": html})

@@ -89,18 +89,22 @@ class Searcher:
         self.policy, self.model, self.encoder, self.settings = policy, model, encoder, settings
         self.judge, self.grading = judge, grading
         self.aggregation = settings.aggregation or getattr(encoder, "aggregation", "min")
-        self.compiled = (isinstance(policy, LocalTextPolicy) and isinstance(model, RewardModel)
-                         and isinstance(encoder, StepEncoder) and share_ids(policy.encoder, encoder))
+        local = isinstance(policy, LocalTextPolicy)
+        self.compiled = (local and isinstance(model, RewardModel) and isinstance(encoder, StepEncoder)
+                         and isinstance(policy.encoder, StepEncoder) and share_ids(policy.encoder, encoder))
         if not self.compiled:
             if isinstance(settings.strategy, NodeStrategy):
                 raise InputError("goes back to earlier steps, which only a compiled search can", field="strategy",
                                  value=settings.strategy.name, hint="use a policy on this machine that shares the reward "
                                  "model's tokenizer and step format")
             TextReader(model, encoder, [], settings.strategy.rows)  # refuses what cannot be read
-            if settings.strategy.lookahead or settings.strategy.partial_tokens:
+            if settings.strategy.partial_tokens:
                 raise InputError("works inside a step, which only a compiled search can", field="strategy",
                                  value=settings.strategy.name, hint="use a policy on this machine that shares the reward "
                                  "model's tokenizer and step format")
+            if local and policy.max_steps < settings.max_steps + settings.strategy.lookahead:
+                raise InputError(f"must be at least {settings.max_steps + settings.strategy.lookahead}, the steps of a path",
+                                 field="max_steps", value=policy.max_steps, hint="give the policy room for them")
 
     def run(self, problems: Sequence[Problem],
             on_batch: Callable[[list[Searched]], None] = lambda found: None) -> list[Searched]:

@@ -13,6 +13,7 @@ from jaxprm.search.searched import read_searched
 from jaxprm.search.searcher import Searcher
 from jaxprm.steps import StepEncoder, StepFormat
 from jaxprm.testing import character_tokenizer, tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
+from jaxprm.testing.published import published_model
 
 PROBLEMS = [{"id": f"p{i}", "problem": f"w1 w{i}", "answer": "w3", "meta": {"level": i}} for i in range(5)]
 CONFIG = """
@@ -57,13 +58,17 @@ def models(tmp_path_factory):
     save_model(folder / "prm", tiny_reward_model(1, config=config), encoder_of(words), {})
     save_model(folder / "letters", tiny_reward_model(2, config=tiny_config(vocab_size=letters.vocab_size, layers=1)),
                encoder_of(letters), {})
+    save_model(folder / "short", tiny_reward_model(2, config=tiny_config(vocab_size=letters.vocab_size, layers=1, context=12)),
+               encoder_of(letters), {})
+    published_model(folder / "published")
+    published_model(folder / "chat", chat_template="{% for message in messages %}{{ message.content }} {% endfor %}")
     return folder
 
 
 @pytest.fixture
 def place(models, tmp_path, monkeypatch, toy):
     """A working directory with models, problems and config."""
-    for name in ("policy", "prm", "letters"):
+    for name in ("policy", "prm", "letters", "short", "published", "chat"):
         (tmp_path / name).symlink_to(models / name)
     toy.write(tmp_path / "problems.jsonl", PROBLEMS)
     (tmp_path / "mine.gin").write_text(CONFIG)
@@ -138,6 +143,31 @@ def test_another_tokenizer_goes_through_text(place, toy, capfd):
     _, found = read_searched(rows_of(place / "runs/mine/searched.jsonl")[0])
     read = [len(node.text) + 1 for node in found.nodes if node.score is not None]  # a letter is a token there
     assert read and found.costs.reward_tokens == len("w1 w0") + 2 + sum(read)
+
+
+def test_published_policies(place, toy, capfd):
+    """A Hugging Face directory is asked through its chat template, or a format; its steps are read by another tokenizer."""
+    lines = [line for line in CONFIG.replace("@b/search.NamedSearch())", ")").splitlines() if not line.startswith("b/")]
+    lines.insert(2, "from jaxprm.steps import format as steps")
+    (place / "mine.gin").write_text("\n".join(lines) + "\n")
+    options = ["--gin.Scorer.path='letters'", "--gin.Search.limit=2"]
+    assert toy.call("search", "mine.gin", "--gin.LocalModel.path='chat'", *options, "--run", "chat_run") == 0
+    asked = "--gin.LocalModel.step_format=@steps.StepFormat()"
+    assert toy.call("search", "mine.gin", "--gin.LocalModel.path='published'", asked, *options, "--run", "format_run") == 0
+    for run in ("chat_run", "format_run"):
+        found = [read_searched(row)[1] for row in rows_of(place / run / "searched.jsonl")]
+        assert len(found) == 2 and any(node.score is not None for one in found for node in one.nodes)
+    capfd.readouterr()
+    assert toy.call("search", "mine.gin", "--gin.LocalModel.path='published'", *options) == 2
+    assert "published: field 'step_format': must be given: this model has no chat template" in capfd.readouterr().err
+
+
+def test_a_reward_model_with_a_short_context(place, toy):
+    """What it cannot read is counted, and the best that it could read is given."""
+    assert toy.call("search", "mine.gin", "--gin.Scorer.path='short'", "--gin.Search.limit=2") == 0
+    found = [read_searched(row)[1] for row in rows_of(place / "runs/mine/searched.jsonl")]
+    assert all(one.warnings["step unreadable: the reward model's context is full"] for one in found)
+    assert all(one.chosen is None or one.nodes[one.chosen].value is not None for one in found)
 
 
 def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
@@ -215,7 +245,10 @@ def test_bad_problems(place, toy, capfd, lines, message):
 
 @pytest.mark.parametrize(("option", "message"), [
     ("--gin.LocalModel.path='absent'", "absent: no such directory"),
-    ("--gin.LocalModel.path='prm'", "field 'kind' = 'reward_model': is not a language_model"),
+    ("--gin.LocalModel.path='prm'", "field 'kind' = 'reward_model': is not a language_model; give one of language_model,"),
+    ("--gin.Scorer.path='policy'", "field 'kind' = 'language_model': is not a reward_model; give one of reward_model,"),
+    ("--gin.SearchSettings.strategy=@beam.Beem()", "has no 'Beem'; did you mean 'Beam'?"),
+    ("--gin.LocalModel.system='think'", "policy: says itself how it is asked; leave step_format and system out"),
     ("--gin.Search.task=@arithmetic.ArithmeticTask()", "arithmetic"),
     ("--gin.a/NamedSearch.name='x/y'", "must be a text without '/'"), ("--gin.Search.limit=-1", "must be at least 0"),
     ("--gin.SearchSettings.vote='most'", "must be one of 'majority', 'best'"),
