@@ -86,7 +86,7 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
       prompts, lengths: right-padded prompts.
       strategy: which candidates go on.
       max_steps: most levels.
-      max_step_tokens: most tokens of a step; a step that does not end within them is discarded.
+      max_step_tokens: most tokens of a step; a step that does not end within them is discarded, and not read.
       sampling: how the policy draws tokens.
       aggregation: path value from step scores.
       separator_id, end_id: a step ends after its separator; the end token closes the solution (the reward model then reads the

@@ -16,6 +16,10 @@ from jaxprm.records import Problem
 class ScriptedTextPolicy:
     """A policy that is a function, for tests and for programs that write solutions.
 
+        policy = ScriptedTextPolicy(lambda problem, steps, rng: StepSample("so 2", tokens=2, ending="solution"))
+        prm = load_prm("runs/prm800k")
+        found = Searcher(policy, prm.model, prm.encoder, SearchSettings(Beam(2, 2))).run([Problem("p", "1 + 1")])
+
     Args:
       write: (problem, steps so far, random numbers) -> the next step, or ``None`` if there is none to be had.
 

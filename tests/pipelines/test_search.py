@@ -179,46 +179,59 @@ def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    broken = True
+    """Refuses p3, gives one sample only for p2, nonsense for p1, and nothing within the time for p4."""
+
+    broken, slow = True, threading.Event()
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        status = 400 if self.broken and "w1 w3" in body["prompt"] else 200
+        bad = next((i for i in range(1, 5) if self.broken and body["prompt"].startswith(f"w1 w{i}")), 0)
         ends = body["prompt"].count("\n") > 1
         choice = {"text": f"w{body['seed'] % 8}", "finish_reason": "stop", "stop_reason": None if ends else "\n"}
-        content = json.dumps({"choices": [choice] * body["n"], "usage": {"completion_tokens": 2 * body["n"]}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        choices = [choice] * (1 if bad == 2 else body["n"])
+        content = json.dumps({"choices": choices, "usage": {"completion_tokens": 2 * len(choices)}}).encode()
+        if bad == 4:
+            self.slow.wait(20)
+        try:
+            self.send_response(400 if bad == 3 else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(b"<" * len(content) if bad == 1 else content)
+        except OSError:
+            pass  # the client has given up waiting
 
     def log_message(self, *_):
         pass
 
 
-def test_an_endpoint_that_fails_for_one_problem(place, toy, capfd, monkeypatch, searched):
+def test_an_endpoint_that_fails_for_some_problems(place, toy, capfd, monkeypatch, searched):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(Handler, "broken", True)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     lines = [line for line in CONFIG.replace("@search.LocalModel()", "@search.ServedModel()").replace(
         ", @b/search.NamedSearch())", ",)").splitlines() if not line.startswith(("b/", "search.LocalModel"))]
     lines.insert(2, "from jaxprm.generation import remote")
-    lines += ["search.ServedModel.endpoint = @remote.Endpoint()", "remote.Endpoint.model = 'm'",
-              f"remote.Endpoint.url = 'http://127.0.0.1:{server.server_address[1]}/v1'"]
+    lines += ["search.ServedModel.endpoint = @remote.Endpoint()", "remote.Endpoint.model = 'm'", "remote.Endpoint.retries = 0",
+              "remote.Endpoint.timeout = 3.0", f"remote.Endpoint.url = 'http://127.0.0.1:{server.server_address[1]}/v1'"]
     (place / "mine.gin").write_text("\n".join(lines) + "\n")
     try:
         assert toy.call("search", "mine.gin") == 0
-        assert "beam: the endpoint gave nothing for 1 of 5 problems; the same command tries again" in capfd.readouterr().err
+        assert "beam: the endpoint gave nothing for 3 of 5 problems; the same command tries again" in capfd.readouterr().err
         rows = {row["problem_id"]: row for row in rows_of(place / "runs/mine/searched.jsonl")}
-        assert rows["p3"]["steps"] == [] and rows["p3"]["search"]["warnings"] == {"endpoint: HTTP 400": 1,
-                                                                                  "endpoint: steps given up": 4}
-        assert all(rows[f"p{i}"]["finished"] and len(rows[f"p{i}"]["steps"]) == 2 for i in (0, 1, 2, 4))
+        for name, said in (("p1", "reply is not what a completions endpoint sends"), ("p3", "HTTP 400"), ("p4", "timed out")):
+            assert rows[name]["steps"] == [] and rows[name]["search"]["warnings"] == {f"endpoint: {said}": 1,
+                                                                                      "endpoint: steps given up": 4}
+        assert rows["p2"]["search"]["warnings"]["endpoint: fewer samples than asked for"] >= 1
+        assert all(rows[name]["finished"] and len(rows[name]["steps"]) == 2 for name in ("p0", "p2"))
+        assert not any(warning.startswith("endpoint") for warning in rows["p0"]["search"]["warnings"])
         Handler.broken = False
-        assert toy.call("search", "mine.gin") == 0 and searched[1:] == [["p3"]]
+        assert toy.call("search", "mine.gin") == 0 and searched[1:] == [["p1", "p3", "p4"]]
         again = {row["problem_id"]: row for row in rows_of(place / "runs/mine/searched.jsonl")}
-        assert again["p3"]["finished"] and again["p0"] == rows["p0"]
+        assert all(row["finished"] for row in again.values()) and again["p0"] == rows["p0"]
     finally:
+        Handler.slow.set()
         server.shutdown()
         server.server_close()
 
@@ -240,7 +253,7 @@ def test_bad_problems(place, toy, capfd, lines, message):
     assert toy.call("search", "mine.gin") == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
-    assert {path.name for path in (place / "runs/mine").iterdir()} <= {"config.gin", "config.json", "status.json"}
+    assert not (place / "runs/mine").exists()
 
 
 @pytest.mark.parametrize(("option", "message"), [
