@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +15,8 @@ from jaxprm.cli.options import (
     MeshOption, Neutral, Overlong, ReferenceOption, RunOption, SeparatorOption, VariantOption, mesh_axes, mesh_of,
     model_choice, reading_settings,
 )
+from jaxprm.cli.running import cache_folder, prepare, run_config
 from jaxprm.errors import Diverged, InputError, Stopped
-from jaxprm.progress import Progress, SilentProgress, terminal_progress
-
-CACHE_VARIABLE = "JAXPRM_CACHE"
-"""Environment variable that names the folder of the persistent compilation cache; kept scores lie in its folder `scores`."""
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -49,7 +44,7 @@ def quickstart(config: ConfigArgument = "quickstart", run: RunOption = None, gin
 
     Example: `jaxprm quickstart --run runs/seed1 --gin.Quickstart.seed=1`
     """
-    report = _run_config("jaxprm.pipelines.quickstart", "Quickstart", config, run, gin)
+    report = run_config("jaxprm.pipelines.quickstart", "Quickstart", config, run, gin)
     print(f"report: {report.resolve()}")
 
 
@@ -80,7 +75,7 @@ def train(
         from jaxprm.training.profiling import ProfileWindow
 
         options["profile"] = ProfileWindow.parse(profile)
-    _run_config("jaxprm.pipelines.train_prm", "TrainPRM", config, run, gin, options)
+    run_config("jaxprm.pipelines.train_prm", "TrainPRM", config, run, gin, options)
 
 
 @app.command()
@@ -98,13 +93,21 @@ def search(
 ) -> None:
     """Search for solutions of problems, guided by a reward model: accuracy with intervals, costs, trees.
 
-    A run that was stopped goes on with the same command; problems that are done are not searched again.
+    The policy may be a model of our own, a published one, or an endpoint; what goes wrong on the way (steps that do not end, an
+    endpoint that fails) is counted in the results. A run that was stopped goes on with the same command; problems that are done
+    are not searched again.
 
     Example: `jaxprm search search/arithmetic --html trees.html` (after `jaxprm quickstart`)
+
+    Example: `jaxprm search search/arithmetic --gin.Beam.expansions=8 --gin.Search.limit=400 --run runs/wider`
+
+    Example: `jaxprm search search/published --input problems.jsonl --output solved.jsonl` (models of Hugging Face)
+
+    Example: `jaxprm search search/endpoint --input problems.jsonl --gin.Endpoint.url="'http://gpu7:8000/v1'"`
     """
-    gin = [*(gin or ()), *([] if input is None else [f"Search.input={os.fspath(input)!r}"]),
+    gin = [*(gin or ()), *([] if input is None else [f"Search.input={str(input)!r}"]),
            *([] if mesh is None else [f"Search.mesh={mesh_axes(mesh)}"])]
-    report = _run_config("jaxprm.pipelines.search", "Search", config, run, gin, {"output": output, "html": html})
+    report = run_config("jaxprm.pipelines.search", "Search", config, run, gin, {"output": output, "html": html})
     print(f"report: {report.resolve()}")
 
 
@@ -115,7 +118,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run director
 
     Example: `jaxprm report runs/prm800k`
     """
-    _prepare()
+    prepare()
     from jaxprm.pipelines import report as pipeline
 
     print(f"report: {pipeline.run(run).resolve()}")
@@ -149,7 +152,7 @@ def score(
     Example: `jaxprm score --model hf:peiyi9979/math-shepherd-mistral-7b-prm --family math-shepherd --dtype bfloat16 --input
     X.jsonl --output Y.jsonl`
     """
-    progress = _prepare()
+    progress = prepare()
     from jaxprm.pipelines import score as pipeline
 
     pipeline.run(model, input, output, family=family, reference=reference, base=base,
@@ -215,7 +218,7 @@ def bench(
         raise InputError("no benchmark", hint="give the name of one; --list describes them")
     if no_cache and cache is not None:
         raise InputError("cannot be given beside --no-cache", field="cache", value=str(cache))
-    progress = _prepare()
+    progress = prepare()
     from jaxprm.pipelines import bench as pipeline
     from jaxprm.pipelines.bench_models import Computing
 
@@ -224,7 +227,7 @@ def bench(
                  baselines_from=baselines_from or (), twin=twin, seed=seed, threshold=threshold,
                  neutral=neutral and neutral.value, after_error=after_error.value, drop_empty=drop_empty,
                  overlong=overlong.value, resamples=resamples, computing=computing, json_path=json, html=html, plot=plot,
-                 cache=None if no_cache else cache or _cache_folder() / "scores", progress=progress)
+                 cache=None if no_cache else cache or cache_folder() / "scores", progress=progress)
 
 
 @app.command()
@@ -270,7 +273,7 @@ def inspect(
 
     Example: `jaxprm inspect runs/prm800k`
     """
-    _prepare()
+    prepare()
     from rich.console import Console
     from rich.table import Table
 
@@ -303,7 +306,7 @@ def export(
 
     Example: `jaxprm export --run runs/prm800k --output exported`
     """
-    progress = _prepare()
+    progress = prepare()
     from jaxprm.pipelines import export as pipeline
 
     pipeline.run(output, run=run, model=model, family=family, reference=reference,
@@ -328,7 +331,7 @@ def plan(
 
     Example: `jaxprm plan prm/prm800k --devices 8 --mesh 1,-1,2 --device v5e`
     """
-    _prepare()
+    prepare()
     from jaxprm.pipelines import plan as pipeline
 
     if table and config is not None:
@@ -354,56 +357,10 @@ def plan(
 @app.command()
 def doctor() -> None:
     """What this machine offers: devices, cores, memory, versions, caches, data."""
-    _prepare()
+    prepare()
     from jaxprm.cli.doctor import show
 
     show()
-
-
-def _run_config(module: str, root: str, config: str, run: Path | None, overrides: list[str] | None,
-                options: dict | None = None) -> Path:
-    """Resolves a config for the pipeline ``module``, runs it in its directory, and returns the path of the report."""
-    progress = _prepare()
-    import importlib
-
-    import jax
-
-    from jaxprm.cli.config import resolve
-    from jaxprm.run_directory import RunDirectory
-    from jaxprm.training.processes import first_process_first
-
-    pipeline = importlib.import_module(module)
-    resolved = resolve(config, overrides or (), getattr(pipeline, root))
-    with first_process_first("run directory"):
-        directory = RunDirectory(run or Path("runs") / resolved.name, resolved.config, resolved.text,
-                                 writes=jax.process_index() == 0)
-    progress.log(f"{'resuming' if directory.resumed else 'starting'} {directory.path} "
-                 f"(config {resolved.path}, sha256 {resolved.sha256[:12]})")
-    try:
-        pipeline.run(resolved.config, directory, progress, **(options or {}))
-    except InputError:
-        directory.discard_unused()
-        raise
-    return directory.report
-
-
-def _prepare() -> Progress:
-    """Starts jax with a persistent compilation cache, unless the user has set one, and picks how to show progress."""
-    from jaxprm.runtime import keep_freed_memory
-
-    keep_freed_memory()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what a single process does not need
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.environ.get(CACHE_VARIABLE) or str(_cache_folder() / "xla"))
-    return terminal_progress() if jax.process_index() == 0 else SilentProgress()
-
-
-def _cache_folder() -> Path:
-    """The folder of what may be lost: compiled programs, kept scores."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "jaxprm"
 
 
 def spell_out_overrides(arguments: list[str]) -> list[str]:

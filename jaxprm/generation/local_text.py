@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,16 @@ from jaxtyping import Array, Bool, Int
 from jaxprm.errors import InputError
 from jaxprm.generation.policy import pad_prompts
 from jaxprm.generation.sampler import Generation, Samples, SamplingConfig, entropy, generate, start
-from jaxprm.generation.text import StepSample, problem_seed
+from jaxprm.generation.stops import stop_at_ids
+from jaxprm.generation.text import Ahead, Ending, StepSample, problem_seed
+from jaxprm.generation.text_encoder import TextEncoder
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Problem
 from jaxprm.steps.format import StepEncoder
 
 _start = jax.jit(start, static_argnames=("width", "capacity"))
 _entropy = jax.jit(entropy)
-_generate = jax.jit(generate, static_argnames=("config", "limit", "end_id", "stop_id", "entropies"), donate_argnums=1)
+_generate = jax.jit(generate, static_argnames=("config", "limit", "entropies"), donate_argnums=1)
 
 
 def problem_keys(problems: Sequence[Problem], seed: int) -> jax.Array:
@@ -31,10 +34,13 @@ def problem_keys(problems: Sequence[Problem], seed: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
 
 
-@functools.partial(jax.jit, static_argnames="width")
-def _row_keys(keys: jax.Array, level: Int[Array, ""], width: int) -> jax.Array:
-    """A key per row, as the compiled search makes them: of the problem, the level and the place."""
-    of_level = jax.vmap(jax.random.fold_in, (0, None))(keys, level)
+@functools.partial(jax.jit, static_argnames=("width", "ahead"))
+def _row_keys(keys: jax.Array, level: Int[Array, ""], width: int, ahead: int = -1) -> jax.Array:
+    """A key per row, as the compiled search makes them: of the problem, the level, the step of lookahead and the place."""
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    of_level = fold(keys, level)
+    if ahead >= 0:
+        of_level = fold(fold(of_level, width + 1), ahead)
     return jax.vmap(lambda key: jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(width)))(of_level).reshape(-1)
 
 
@@ -42,8 +48,9 @@ class LocalTextPolicy:
     """A language model on this machine's devices.
 
     Args:
-      model, encoder: the model, its step format and tokenizer.
-      max_steps, max_step_tokens: most steps of a path, and most tokens of a step.
+      model, encoder: the model; how it is asked and where its steps end: a step format whose separator is a token of its own,
+        or of a published model the `TextEncoder`.
+      max_steps, max_step_tokens: most steps of a path, those of lookahead included, and most tokens of a step.
       sampling: how tokens are drawn.
       entropies: fill the entropies of `StepSample`.
 
@@ -51,12 +58,23 @@ class LocalTextPolicy:
       InputError: the format has no separator to stop at.
     """
 
-    def __init__(self, model: LanguageModel, encoder: StepEncoder, *, max_steps: int, max_step_tokens: int,
+    def __init__(self, model: LanguageModel, encoder: StepEncoder | TextEncoder, *, max_steps: int, max_step_tokens: int,
                  sampling: SamplingConfig = SamplingConfig(), entropies: bool = False):
-        if encoder.separator_id is None:
-            raise InputError("must not be empty: a step ends at it", field="separator", value="")
         self.model, self.encoder, self.sampling, self.entropies = model, encoder, sampling, entropies
         self.max_steps, self.max_step_tokens = max_steps, max_step_tokens
+        rows = model.config.vocab_size
+        if isinstance(encoder, TextEncoder):
+            self.stops = encoder.stops(rows)
+        elif encoder.separator_id is None:
+            raise InputError("must not be empty: a step ends at it", field="separator", value="")
+        else:
+            self.stops = stop_at_ids(encoder.separator_id, encoder.end_id, rows)
+
+    def text(self, ids: Sequence[int], ending: Ending) -> str:
+        """What a step says, without what has ended it."""
+        if isinstance(self.encoder, TextEncoder):
+            return self.encoder.decode_step(ids, ending == "solution")
+        return self.encoder.tokenizer.decode(ids if ending == "cut" else ids[:-1])
 
     def begin(self, problems: Sequence[Problem], width: int, seed: int) -> LocalSession:
         return LocalSession(self, problems, width, seed)
@@ -83,16 +101,18 @@ class LocalSession:
                                          policy.max_steps * policy.max_step_tokens + 1)
         self._keys = problem_keys(problems, seed)
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
-        policy = self._policy
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
+        policy, sampling = self._policy, self._policy.sampling
         room = self.positions + policy.max_step_tokens <= policy.model.config.context
-        for row in np.flatnonzero((active & ~room).any(1)).tolist():
-            self.warnings[row]["policy's context is full"] += int((active & ~room)[row].sum())
+        if ahead is None:
+            for row in np.flatnonzero((active & ~room).any(1)).tolist():
+                self.warnings[row]["policy's context is full"] += int((active & ~room)[row].sum())
+        elif ahead.greedy:
+            sampling = dataclasses.replace(sampling, temperature=0.0)
         active = active & room
-        keys = _row_keys(self._keys, jnp.int32(level), self._shape[1])
-        found, self._state = _generate(policy.model, self._state, keys, jnp.asarray(active.reshape(-1)), policy.sampling,
-                                       policy.max_step_tokens, policy.encoder.end_id, policy.encoder.separator_id,
-                                       entropies=policy.entropies)
+        keys = _row_keys(self._keys, jnp.int32(level), self._shape[1], -1 if ahead is None else ahead.number)
+        found, self._state = _generate(policy.model, self._state, keys, jnp.asarray(active.reshape(-1)), sampling,
+                                       policy.max_step_tokens, stops=policy.stops, entropies=policy.entropies)
         found = jax.device_get(found)
         lengths = found.lengths.reshape(self._shape)
         self.forwards += lengths.max(1)
@@ -102,10 +122,9 @@ class LocalSession:
         return [rows[start : start + self._shape[1]] for start in range(0, len(rows), self._shape[1])]
 
     def _step(self, found: Samples, row: int, following: np.ndarray | None) -> StepSample:
-        encoder, length = self._policy.encoder, int(found.lengths[row])
-        ids = found.tokens[row, :length].tolist()
-        ending = "solution" if found.finished[row] else "step" if ids[-1] == encoder.separator_id else "cut"
-        text = encoder.tokenizer.decode(ids if ending == "cut" else ids[:-1])
+        length = int(found.lengths[row])
+        ending = "solution" if found.finished[row] else "step" if found.closed[row] else "cut"
+        text = self._policy.text(found.tokens[row, :length].tolist(), ending)
         sample = StepSample(text, length, ending, float(found.log_probs[row, :length].sum()))
         if following is None:
             return sample
@@ -118,3 +137,11 @@ class LocalSession:
         logits = jnp.take_along_axis(logits, index[..., None], axis=1).reshape(self._state.next_logits.shape)
         self._state = Generation(self._state.cache.gather(index), logits)
         self.positions = np.take_along_axis(self.positions, parents, axis=1)
+
+    def mark(self) -> Any:
+        # Copies: the buffers themselves are given up to the next call.
+        return jnp.copy(self._state.cache.lengths), jnp.copy(self._state.next_logits), self.positions
+
+    def back(self, mark: Any) -> None:
+        lengths, logits, self.positions = mark
+        self._state = Generation(dataclasses.replace(self._state.cache, lengths=lengths), logits)

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import SamplingConfig
-from jaxprm.generation.text import Ending, Paths, StepSample, problem_seed
+from jaxprm.generation.text import Ahead, Ending, Paths, StepSample, problem_seed
 from jaxprm.records import Problem
 from jaxprm.steps.format import StepFormat
 
@@ -125,8 +125,9 @@ class RemotePolicy:
         opening = self.format.prompt_prefix + problem.prompt + self.format.prompt_suffix
         return opening + "".join(step + self.format.separator for step in steps)
 
-    def ask(self, prompt: str, n: int, seed: int) -> tuple[list[StepSample], int, Counter[str]]:
-        """Up to ``n`` next steps behind a prompt, the requests that were sent, and what went wrong, counted.
+    def ask(self, prompt: str, n: int, seed: int, greedy: bool = False) -> tuple[list[StepSample], int, Counter[str]]:
+        """Up to ``n`` next steps behind a prompt, the requests that were sent, and what went wrong, counted; ``greedy``: of the
+        most likely tokens, whatever the policy's temperature.
 
         Raises:
           InputError: what would fail for every prompt.
@@ -134,11 +135,12 @@ class RemotePolicy:
         samples: list[StepSample] = []
         warnings: Counter[str] = Counter()
         wait = self.endpoint.backoff
-        greedy = self.sampling.temperature == 0  # all samples are the same one
+        sampling = dataclasses.replace(self.sampling, temperature=0.0) if greedy else self.sampling
+        greedy = sampling.temperature == 0  # all samples are the same one
         for attempt in range(self.endpoint.retries + 1):
             missing = 1 if greedy else n - len(samples)
             try:
-                found = self._attempt(prompt, missing, seed + attempt, warnings)
+                found = self._attempt(prompt, missing, seed + attempt, sampling, warnings)
             except _Failed as error:
                 warnings[f"endpoint: {error}"] += 1
                 if attempt == self.endpoint.retries and error.nobody:
@@ -159,8 +161,8 @@ class RemotePolicy:
             warnings["endpoint: steps given up"] += n - len(samples)
         return samples[:n], attempt + 1, warnings
 
-    def _attempt(self, prompt: str, n: int, seed: int, warnings: Counter[str]) -> list[StepSample]:
-        sampling = self.sampling
+    def _attempt(self, prompt: str, n: int, seed: int, sampling: SamplingConfig,
+                 warnings: Counter[str]) -> list[StepSample]:
         body = {"model": self.endpoint.model, "prompt": prompt, "n": n, "max_tokens": self.max_step_tokens,
                 "temperature": sampling.temperature, "top_p": sampling.top_p, "stop": [self.format.separator],
                 "seed": seed % 2**31}
@@ -242,7 +244,7 @@ class RemoteSession:
         self.forwards = np.zeros(len(problems), np.int64)
         self.warnings: list[Counter[str]] = [Counter() for _ in problems]
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
         asked: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for row, rows in enumerate(self._paths.steps):
             for place, steps in enumerate(rows):
@@ -250,7 +252,7 @@ class RemoteSession:
                     asked.setdefault((row, steps), []).append(place)
         samples: list[list[StepSample | None]] = [[None] * len(rows) for rows in self._paths.steps]
         with ThreadPoolExecutor(self._policy.endpoint.concurrency, "endpoint") as workers:
-            replies = [workers.submit(self._ask, row, steps, level, places) for (row, steps), places in asked.items()]
+            replies = [workers.submit(self._ask, row, steps, level, places, ahead) for (row, steps), places in asked.items()]
             try:
                 for ((row, _), places), reply in zip(asked.items(), replies):
                     found, requests, warnings = reply.result()
@@ -264,13 +266,20 @@ class RemoteSession:
         self._paths.append(samples)
         return samples
 
-    def _ask(self, row: int, steps: tuple[str, ...], level: int, places: Sequence[int]):
+    def _ask(self, row: int, steps: tuple[str, ...], level: int, places: Sequence[int], ahead: Ahead | None):
         problem = self._problems[row]
-        seed = int(np.random.default_rng((self._seed, problem_seed(problem), level, places[0])).integers(2**31))
-        return self._policy.ask(self._policy.prompt(problem, steps), len(places), seed)
+        further = () if ahead is None else (1 + ahead.number,)
+        seed = int(np.random.default_rng((self._seed, problem_seed(problem), level, places[0], *further)).integers(2**31))
+        return self._policy.ask(self._policy.prompt(problem, steps), len(places), seed, ahead is not None and ahead.greedy)
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
         self._paths.gather(parents)
+
+    def mark(self) -> Any:
+        return self._paths.steps
+
+    def back(self, mark: Any) -> None:
+        self._paths.steps = mark
 
 
 def _message(error: urllib.error.HTTPError) -> str:

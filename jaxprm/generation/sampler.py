@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.errors import InputError
+from jaxprm.generation.stops import Stops
 from jaxprm.models.cache import KVCache, empty_cache
 from jaxprm.models.transformer import LanguageModel, extend, logits, prefill
 
@@ -83,6 +84,7 @@ class Samples:
       finished: bool[R], the end token was drawn; otherwise G tokens were not enough.
       entropies: float32[R, G], entropy (nats) of the model's own distribution (temperature 1, unfiltered) where a token was
         drawn, 0 after the end; None unless asked for.
+      closed: bool[R], the row stopped by itself, at the end token or the end of a step.
     """
 
     tokens: Int[Array | np.ndarray, "R G"]
@@ -90,6 +92,7 @@ class Samples:
     lengths: Int[Array | np.ndarray, " R"]
     finished: Bool[Array | np.ndarray, " R"]
     entropies: Float[Array | np.ndarray, "R G"] | None = None
+    closed: Bool[Array | np.ndarray, " R"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -118,7 +121,7 @@ def entropy(values: Float[Array, "R V"]) -> Float[Array, " R"]:
 
 
 def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bool[Array, " R"], config: SamplingConfig,
-             limit: int, end_id: int, stop_id: int = -1, *, entropies: bool = False,
+             limit: int, end_id: int = -1, stop_id: int = -1, *, stops: Stops | None = None, entropies: bool = False,
              before: int = 0) -> tuple[Samples, Generation]:
     """Draws up to ``limit`` tokens per active row; a row stops after the end token or after ``stop_id`` (a step's end).
 
@@ -127,6 +130,7 @@ def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bo
 
     Args:
       key: one key, or one per row [R].
+      stops: says where steps and solutions end, in place of ``end_id`` and ``stop_id``.
       entropies: fill `Samples.entropies`.
       before: tokens drawn with the same key already: a step drawn in two calls equals one drawn in a single call.
     """
@@ -138,7 +142,7 @@ def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bo
         return (step < limit) & live.any()
 
     def body(carry):
-        step, live, state, (tokens, log_probs, uncertain), lengths, finished = carry
+        step, live, state, (tokens, log_probs, uncertain), lengths, finished, written = carry
         token, log_prob = draw(fold_in(key, before + step), state.next_logits, config)
         put = lambda all, new: jax.lax.dynamic_update_slice(all, jnp.where(live, new, 0)[:, None], (0, step))  # noqa: E731
         token = jnp.where(live, token, 0)
@@ -147,16 +151,20 @@ def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bo
             uncertain = put(uncertain, entropy(state.next_logits))
         hidden, cache = extend(model.backbone, state.cache, token[:, None], live.astype(jnp.int32))
         following = jnp.where(live[:, None], logits(model, hidden[:, 0]), state.next_logits)
-        ended = live & (token == end_id)
-        return (step + 1, live & ~ended & (token != stop_id), Generation(cache, following), (tokens, log_probs, uncertain),
-                lengths + live, finished | ended)
+        if stops is None:
+            ended, closed = token == end_id, token == stop_id
+        else:
+            written = jnp.where(live, stops.table[jnp.minimum(written, stops.step - 1), token], written)
+            ended, closed = written == stops.solution, written == stops.step
+        return (step + 1, live & ~ended & ~closed, Generation(cache, following), (tokens, log_probs, uncertain),
+                lengths + live, finished | (live & ended), written)
 
     zeros = jnp.zeros((rows, limit), jnp.int32)
     numbers = zeros.astype(jnp.float32)
     carry = (jnp.int32(0), active, state, (zeros, numbers, numbers if entropies else None), jnp.zeros((rows,), jnp.int32),
-             jnp.zeros((rows,), bool))
-    _, _, state, (tokens, log_probs, uncertain), lengths, finished = jax.lax.while_loop(going, body, carry)
-    return Samples(tokens, log_probs, lengths, finished, uncertain), state
+             jnp.zeros((rows,), bool), None if stops is None else jnp.zeros((rows,), jnp.int32))
+    _, live, state, (tokens, log_probs, uncertain), lengths, finished, _ = jax.lax.while_loop(going, body, carry)
+    return Samples(tokens, log_probs, lengths, finished, uncertain, active & ~live), state
 
 
 def sample(model: LanguageModel, key: jax.Array, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], *, width: int,

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -41,6 +41,14 @@ class StepSample:
     next_entropy: float | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Ahead:
+    """A step of lookahead: the ``number``-th behind that of its level (from 0); ``greedy``: of the most likely tokens."""
+
+    number: int
+    greedy: bool
+
+
 @runtime_checkable
 class TextSession(Protocol):
     """C paths for each of B problems that grow by steps; at first all are empty.
@@ -53,11 +61,20 @@ class TextSession(Protocol):
     forwards: Int[np.ndarray, " B"]
     warnings: list[Counter[str]]
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
-        """The next step of every active path; ``None`` for the others, and where the policy gave none (see ``warnings``)."""
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
+        """The next step of every active path; ``None`` for the others, and where the policy gave none (see ``warnings``).
+
+        ``ahead``: it is drawn to see where the path leads, and is taken `back`.
+        """
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
         """Path (b, c) now continues what was path (b, parents[b, c])."""
+
+    def mark(self) -> Any:
+        """The paths as they are, for `back`."""
+
+    def back(self, mark: Any) -> None:
+        """Takes back all steps since ``mark``; no path has been gathered since."""
 
 
 @runtime_checkable
@@ -76,10 +93,8 @@ class Paths:
 
     def append(self, samples: Sequence[Sequence[StepSample | None]]) -> None:
         """Adds the steps that were written; paths without one stay as they are."""
-        for rows, new in zip(self.steps, samples, strict=True):
-            for place, sample in enumerate(new):
-                if sample is not None:
-                    rows[place] = (*rows[place], sample.text)
+        self.steps = [[steps if sample is None else (*steps, sample.text) for steps, sample in zip(rows, new, strict=True)]
+                      for rows, new in zip(self.steps, samples, strict=True)]
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
         self.steps = [[rows[parent] for parent in chosen] for rows, chosen in zip(self.steps, parents.tolist(), strict=True)]

@@ -179,7 +179,7 @@ def _load(directory: str | os.PathLike, kinds: tuple[str, ...]) -> LoadedModel:
     path = folder / CONFIG
     kind = config.get("kind")
     if kind not in kinds:
-        raise InputError(f"is not a {kinds[0]}", file=path, field="kind", value=kind)
+        raise InputError(f"is not a {kinds[0]}", file=path, field="kind", value=kind, hint=f"give one of {', '.join(kinds)}")
     architecture = [read_architecture(directory)]
     if kind in ("reward_model", "policy_reward_model"):
         architecture.append(from_json(HeadConfig, config.get("head"), path, "head", _ADDED))

@@ -18,10 +18,10 @@ from flax import nnx
 
 from jaxprm.errors import InputError
 from jaxprm.hub.checkpoints import Checkpoint, find_checkpoint, local_directory
-from jaxprm.hub.directory import FORMAT, LoadedModel, find_model, load_reward_model
+from jaxprm.hub.directory import FORMAT, LoadedModel, find_model, load_language_model, load_reward_model
 from jaxprm.hub.families import FAMILIES, Evidence, Family, FamilyEncoder, Settings
 from jaxprm.hub.families.detect import detect, family_named
-from jaxprm.hub.families.exported import OWN, own_model
+from jaxprm.hub.families.exported import OWN, own_format, own_model
 from jaxprm.hub.families.heads import HeadRule, HeadSource
 from jaxprm.hub.families.special import IMPLICIT_COEFFICIENT
 from jaxprm.hub.hf_config import CONFIG, HFConfig, read_hf_config
@@ -36,7 +36,9 @@ from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.implicit import ImplicitModel
 from jaxprm.steps.format import StepEncoder
 from jaxprm.steps.hf_tokenizer import HFTokenizer, load_hf_tokenizer
+from jaxprm.steps.tokenizers import Tokenizer
 
+GENERATION_CONFIG = "generation_config.json"
 REWARD_HEAD = "reward_head.pt"
 # Neither a head nor a backbone reads these: an output matrix that a head has replaced, whatever wraps it.
 _UNREAD = ("lm_head.*", "pretrained_model.lm_head.*")
@@ -61,6 +63,18 @@ class Parts:
         if checkpoint.adapter is not None:
             weights = merged(weights, checkpoint.adapter)
         return cls(checkpoint, config, weights, load_hf_tokenizer(checkpoint.tokenizer))
+
+    def check_vocabulary(self, rows: int) -> None:
+        """Raises InputError if the tokenizer has ids beyond the ``rows`` of embeddings, or is not that of the config."""
+        entries = self.tokenizer.vocab_size
+        if entries > rows:
+            raise InputError(f"the tokenizer has {entries} entries, the embedding table {rows} rows",
+                             file=self.checkpoint.tokenizer, hint="this tokenizer is not that of the model")
+        for name in ("bos_token_id", "eos_token_id"):
+            for value in _ids(self.config.raw, name):
+                if value >= entries:
+                    raise InputError(f"the tokenizer has only {entries} entries", file=self.checkpoint.config / CONFIG,
+                                     field=name, value=value, hint="this tokenizer is not that of the model")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,19 +109,6 @@ class OpenedModel(Parts):
         path = self.checkpoint.weights / REWARD_HEAD
         extra = TorchFiles(path, [path]) if path.is_file() else None
         return HeadSource(self.weights, self.transformer, getattr(self.encoder, "columns", None), extra)
-
-    def check_vocabulary(self) -> None:
-        """Raises InputError if the tokenizer has ids that the model has no embedding for, or is not that of the config."""
-        rows, entries = self.transformer.vocab_size, self.tokenizer.vocab_size
-        if entries > rows:
-            raise InputError(f"the tokenizer has {entries} entries, the embedding table {rows} rows",
-                             file=self.checkpoint.tokenizer, hint="this tokenizer is not that of the model")
-        for name in ("bos_token_id", "eos_token_id"):
-            values = self.config.raw.get(name)
-            for value in values if isinstance(values, list) else [values]:
-                if isinstance(value, int) and value >= entries:
-                    raise InputError(f"the tokenizer has only {entries} entries", file=self.checkpoint.config / CONFIG,
-                                     field=name, value=value, hint="this tokenizer is not that of the model")
 
 
 def open_prm(directory: str | os.PathLike, family: str | None = None, *, settings: Settings = Settings(),
@@ -171,8 +172,7 @@ def load_prm(directory: str | os.PathLike, family: str | None = None, reference:
     Raises:
       InputError: as `open_prm` and `load_reward_model`; tensors that are missing, unknown or of another shape are listed.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError("must be float32 or bfloat16", field="dtype", value=dtype)
+    _check_dtype(dtype)
     path = local_directory(directory)
     if is_own(path):
         if family is not None or reference is not None or base is not None or settings != Settings():
@@ -186,12 +186,81 @@ def load_prm(directory: str | os.PathLike, family: str | None = None, reference:
             model = _cast(model, dtype, mesh)
         return dataclasses.replace(loaded, model=model)
     opened = open_prm(path, family, settings=settings, base=base, reference=reference is not None)
-    opened.check_vocabulary()
+    opened.check_vocabulary(opened.transformer.vocab_size)
     if reference is not None:
         model = ImplicitModel(_language_model(opened, dtype, mesh), _reference(reference, opened, dtype, mesh),
                               IMPLICIT_COEFFICIENT)
         return LoadedModel(model, opened.encoder, opened.info | {"reference": os.fspath(reference)})
     return LoadedModel(_reward_model(opened, dtype, mesh), opened.encoder, opened.info)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CausalModel:
+    """A language model that writes.
+
+    Attributes:
+      tokenizer: text <-> ids.
+      end_ids: tokens that end a text, each as good as the others.
+      encoder: how steps are written, if the model says so (ours do); ``None`` for a published one.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    end_ids: tuple[int, ...]
+    encoder: StepEncoder | None = None
+
+
+def load_causal_model(directory: str | os.PathLike, *, dtype: str = "float32") -> CausalModel:
+    """Loads a language model: a Hugging Face directory (an adapter too), a directory of our own, or its export.
+
+    Args:
+      directory: where; ``hf:ORG/NAME`` is downloaded.
+      dtype: as in `load_prm`.
+
+    Raises:
+      InputError: as `load_language_model` and `Parts.open`; a model with a head for its output matrix, or without an end
+        token; tensors that are missing, unknown or of another shape are listed.
+    """
+    _check_dtype(dtype)
+    path = local_directory(directory)
+    if is_own(path):
+        loaded = load_language_model(path)
+        return CausalModel(_cast(loaded.model, dtype, None), loaded.encoder.tokenizer, (loaded.encoder.end_id,), loaded.encoder)
+    parts = Parts.open(path)
+    config, section = parts.config, parts.config.raw.get("jaxprm")
+    file = parts.checkpoint.config / CONFIG
+    if not config.architecture.endswith(("ForCausalLM", "ForConditionalGeneration")):
+        raise InputError("is not a language model", file=file, field="architectures", value=config.architecture,
+                         hint="a policy writes text: give a model of class *ForCausalLM")
+    parts.check_vocabulary(config.transformer.vocab_size)
+    encoder = own_format(section, parts.tokenizer, file) if isinstance(section, dict) else None
+    end_ids = (encoder.end_id,) if encoder else _end_ids(parts)
+    if not end_ids:
+        raise InputError("is missing: no token ends a text", file=file, field="eos_token_id",
+                         hint="name the end token in generation_config.json or tokenizer_config.json")
+    return CausalModel(read_language_model(parts.weights, config, dtype), parts.tokenizer, end_ids, encoder)
+
+
+def _end_ids(parts: Parts) -> tuple[int, ...]:
+    """What generation_config.json, config.json and the tokenizer name: not all of them know how a chat model ends its turn."""
+    try:
+        generation = json.loads((parts.checkpoint.config / GENERATION_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        generation = {}
+    named = [*_ids(generation if isinstance(generation, dict) else {}, "eos_token_id"), *_ids(parts.config.raw, "eos_token_id")]
+    own = parts.tokenizer.eos_id
+    return tuple(dict.fromkeys([*named, *([] if own is None else [own])]))
+
+
+def _ids(section: Mapping[str, Any], name: str) -> list[int]:
+    """A field that holds an id, several, or none."""
+    values = section.get(name)
+    return [value for value in (values if isinstance(values, list) else [values]) if isinstance(value, int)]
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError("must be float32 or bfloat16", field="dtype", value=dtype)
 
 
 def is_own(directory: Path) -> bool:

@@ -123,7 +123,7 @@ def warnings(opened: OpenedModel) -> list[str]:
     """What looks wrong with a checkpoint, in words."""
     found = []
     try:
-        opened.check_vocabulary()
+        opened.check_vocabulary(opened.transformer.vocab_size)
     except InputError as error:
         found.append(f"it cannot be scored: {error}")
     try:

@@ -12,9 +12,9 @@ from jaxprm.generation.local_text import LocalTextPolicy
 from jaxprm.generation.remote import Endpoint, RemotePolicy
 from jaxprm.generation.sampler import SamplingConfig
 from jaxprm.generation.text import TextPolicy
-from jaxprm.hub.directory import load_language_model
+from jaxprm.generation.text_encoder import TextEncoder
 from jaxprm.hub.families import Settings
-from jaxprm.hub.load import load_prm
+from jaxprm.hub.load import load_causal_model, load_prm
 from jaxprm.models.parameters import on_mesh
 from jaxprm.models.reward_model import PolicyRewardModel
 from jaxprm.records import Problem
@@ -31,24 +31,41 @@ class LocalModel:
     """A policy on this machine.
 
     Attributes:
-      path: its model directory; a model that is its own reward model may stand here, too.
+      path: a published language model (``hf:ORG/NAME`` is downloaded), or a model directory of our own; a model that is its own
+        reward model may stand here, too.
       max_step_tokens: most tokens of a step; a step that does not end within them is discarded.
       sampling: how tokens are drawn.
+      step_format: how a published model is asked: the text around a problem (``prompt_prefix``, ``prompt_suffix``), and the
+        separator at which a step ends; ``None`` = its chat template, and steps that end at an empty line.
+      system: what its chat template is told before the problem.
+      dtype: "float32" or "bfloat16".
     """
 
     path: str
     max_step_tokens: int = 64
     sampling: SamplingConfig = SamplingConfig()
+    step_format: StepFormat | None = None
+    system: str = ""
+    dtype: str = "float32"
 
     def __post_init__(self):
         if self.max_step_tokens < 1:
             raise InputError("must be at least 1", field="max_step_tokens", value=self.max_step_tokens)
 
     def open(self, settings: SearchSettings) -> TextPolicy:
-        """The policy; see `load_language_model` for what raises."""
-        loaded = load_language_model(self.path)
-        return LocalTextPolicy(loaded.model, loaded.encoder, max_steps=settings.max_steps, sampling=self.sampling,
-                               max_step_tokens=self.max_step_tokens, entropies=settings.strategy.entropies)
+        """The policy; see `load_causal_model` and `TextEncoder` for what raises."""
+        loaded = load_causal_model(self.path, dtype=self.dtype)
+        encoder = loaded.encoder
+        if encoder is None:
+            try:
+                encoder = TextEncoder(loaded.tokenizer, loaded.end_ids, self.step_format, self.system)
+            except InputError as error:
+                raise error.located(file=self.path) from None
+        elif self.step_format is not None or self.system:
+            raise InputError("says itself how it is asked; leave step_format and system out", file=self.path)
+        return LocalTextPolicy(loaded.model, encoder, max_steps=settings.max_steps + settings.strategy.lookahead,
+                               sampling=self.sampling, max_step_tokens=self.max_step_tokens,
+                               entropies=settings.strategy.entropies)
 
 
 @dataclasses.dataclass(frozen=True)

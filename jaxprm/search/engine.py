@@ -26,12 +26,13 @@ from jaxprm.generation.sampler import SamplingConfig, start
 from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
 from jaxprm.models.sharding import batch_parts, split_rows
 from jaxprm.models.transformer import LanguageModel
-from jaxprm.scoring.aggregation import Aggregation, aggregate
+from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.scoring.incremental import start_scores
 from jaxprm.search.budget import LIMITS, Budget, Spent, no_costs, spend
 from jaxprm.search.result import STOPS, SearchCosts, SearchResult, SearchTree, best_place
 from jaxprm.search.rows import Models, Rows, Rules, Step, check_prompts, draw_step, next_entropies, no_scores
 from jaxprm.search.strategies.base import Level, Strategy, first_of, pick
+from jaxprm.search.values import path_values
 
 _STOP = {name: code for code, name in enumerate(STOPS)}
 _traced = 0  # programs traced by this process; a jitted function runs its Python code once per program
@@ -89,7 +90,7 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
       prompts, lengths: right-padded prompts.
       strategy: which candidates go on.
       max_steps: most levels.
-      max_step_tokens: most tokens of a step; a step that does not end within them is discarded.
+      max_step_tokens: most tokens of a step; a step that does not end within them is discarded, and not read.
       sampling: how the policy draws tokens.
       aggregation: path value from step scores.
       separator_id, end_id: a step ends after its separator; the end token closes the solution (the reward model then reads the
@@ -235,7 +236,7 @@ def _level(models: Models, state: _Search, limits, strategy: Strategy, rules: Ru
     first = first_of(texts & usable[:, None] | jnp.eye(wide, dtype=bool))
     found = Level(jnp.zeros_like(step.score), scores, steps, finished, first,
                   step.entropies / jnp.maximum(step.lengths, 1), uncertain, step.log_probs, level, paths.strategy)
-    found = dataclasses.replace(found, values=_values(found, ahead, usable, strategy, rules))
+    found = dataclasses.replace(found, values=path_values(strategy, found, ahead, usable, rules.aggregation))
 
     selection = strategy.select(_fold(keys, wide), found)
     parents, alive = selection.parents, selection.alive & pick(usable, selection.parents)
@@ -269,37 +270,24 @@ def _with_step(paths: _Paths, step: Step) -> tuple[Array, Array]:
     return jnp.where(place & new[..., None], step.score[..., None], paths.scores), paths.steps + new
 
 
-def _values(found: Level, ahead: Array, usable: Array, strategy: Strategy, rules: Rules) -> Array:
-    """Values of paths; scores of lookahead steps [B, C, A] (NaN where there is none) count as if the path had taken them."""
-    place = jnp.arange(rules.max_steps + ahead.shape[-1])
-    scores, steps = found.scores, found.steps
-    if ahead.shape[-1]:
-        scores = jnp.concatenate([scores, jnp.zeros_like(ahead)], axis=-1)
-        for index in range(ahead.shape[-1]):
-            there = ~jnp.isnan(ahead[..., index])
-            scores = jnp.where((place == steps[..., None]) & there[..., None], ahead[..., index, None], scores)
-            steps = steps + there
-    longer = dataclasses.replace(found, scores=scores, steps=steps, values=aggregate(
-        scores, place < steps[..., None], rules.aggregation))
-    return jnp.where(usable, strategy.value(longer), -jnp.inf)
-
-
 def _draw(models: Models, state: _Search, keys: jax.Array, strategy: Strategy, rules: Rules) -> tuple[Step, Rows, Spent]:
     """One step of every slot that goes on; with early rejection in two parts, the second for the survivors only."""
     paths, rows = state.paths, state.rows
     drawing, begin = _drawing(paths, rules), paths.prompts[:, None] + paths.tokens
     models_costs = functools.partial(spend, models.policy.config, models.reward.config)
     part = min(strategy.partial_tokens, rules.max_step_tokens)
-    step, rows = draw_step(models, rows, keys, drawing, rules, rules.sampling, part or rules.max_step_tokens,
-                           entropies=strategy.entropies)
+    in_parts = 0 < part < rules.max_step_tokens
+    step, rows = draw_step(models, rows, keys, drawing, rules, rules.sampling, part if in_parts else rules.max_step_tokens,
+                           entropies=strategy.entropies, beginnings=in_parts)
     spent = models_costs(paths.spent, begin, step.lengths, step.read, step.tokens.shape[-1])
-    if not part or part == rules.max_step_tokens:
+    if not in_parts:
         return step, rows, spent
     scores, steps = _with_step(paths, step)
     zeros = jnp.zeros_like(step.score)
     found = Level(zeros, scores, steps, step.ended, jnp.broadcast_to(jnp.arange(zeros.shape[1]), zeros.shape), zeros, zeros,
                   step.log_probs, state.level, paths.strategy)
-    found = dataclasses.replace(found, values=_values(found, jnp.zeros((*zeros.shape, 0)), drawing, strategy, rules))
+    none = jnp.zeros((*zeros.shape, 0))
+    found = dataclasses.replace(found, values=path_values(strategy, found, none, drawing, rules.aggregation))
     survivors = strategy.survivors(found, drawing)
     width = strategy.most_survivors(rows.slots.shape[1])
     order = jnp.argsort(~pick(survivors, rows.slots), axis=1, stable=True)[:, :width]

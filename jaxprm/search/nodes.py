@@ -20,10 +20,11 @@ NODE_STRATEGIES: dict[str, type[NodeStrategy]] = {}
 
 class NodeStrategy:
     """Base of strategies that do not work level by level: frozen dataclasses, static in a compiled search. Subclasses with a
-    ``name`` enter `NODE_STRATEGIES`; ``entropies`` is that of level strategies."""
+    ``name`` enter `NODE_STRATEGIES`; ``entropies`` and ``lookahead`` are those of level strategies."""
 
     name: ClassVar[str] = ""
     entropies: ClassVar[bool] = False
+    lookahead: ClassVar[int] = 0
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -143,12 +143,13 @@ class Step:
 
 
 def draw_step(models: Models, rows: Rows, keys: jax.Array, drawing: Bool[Array, "B C"], rules: Rules, sampling: SamplingConfig,
-              limit: int, before: int = 0, entropies: bool = False) -> tuple[Step, Rows]:
+              limit: int, before: int = 0, entropies: bool = False, beginnings: bool = False) -> tuple[Step, Rows]:
     """Up to ``limit`` tokens for every slot that is drawing, and its score.
 
     Args:
       keys: [B]; a slot draws the same whatever rows there are.
       before: tokens of the same step that were drawn already.
+      beginnings: the reward model also reads steps that have not ended; otherwise it is spared what is discarded.
     """
     wide = drawing.shape[1]
     row_keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, rows.slots.shape[1]), rows.slots.reshape(-1))
@@ -157,8 +158,8 @@ def draw_step(models: Models, rows: Rows, keys: jax.Array, drawing: Bool[Array, 
     last = jnp.take_along_axis(samples.tokens, jnp.maximum(samples.lengths - 1, 0)[:, None], axis=1)[:, 0]
     empty = samples.finished & (samples.lengths == 1) & (before == 0)  # the solution ends, there is no new step
     step_tokens = jnp.where(samples.tokens == rules.end_id, rules.separator_id, samples.tokens)
-    read = jnp.where(empty, 0, samples.lengths)
     closed = (last == rules.separator_id) | samples.finished
+    read = jnp.where(empty | ~(closed | beginnings), 0, samples.lengths)
     if rules.shared:
         read = jnp.minimum(read, 1)
         (score, policy), rewards = own_scores(models.reward, policy, step_tokens, samples.lengths, read > 0), rows.rewards

@@ -99,8 +99,9 @@ class Searcher:
         self.policy, self.model, self.encoder, self.settings = policy, model, encoder, settings
         self.judge, self.grading, self.mesh = judge, grading, None if mesh is None else auto_axes(mesh)
         self.aggregation = settings.aggregation or getattr(encoder, "aggregation", "min")
-        self.compiled = (isinstance(policy, LocalTextPolicy) and isinstance(model, RewardModel)
-                         and isinstance(encoder, StepEncoder) and share_ids(policy.encoder, encoder))
+        local = isinstance(policy, LocalTextPolicy)
+        self.compiled = (local and isinstance(model, RewardModel) and isinstance(encoder, StepEncoder)
+                         and isinstance(policy.encoder, StepEncoder) and share_ids(policy.encoder, encoder))
         if isinstance(settings.strategy, NodeStrategy) and settings.compaction:
             raise InputError(f"is of level strategies; {settings.strategy.name} has none", field="compaction",
                              value=settings.compaction, hint="leave it out")
@@ -109,6 +110,9 @@ class Searcher:
         else:
             _check_text_search(settings, mesh)
             TextReader(model, encoder, [], settings.strategy.rows)  # refuses what cannot be read
+            if local and policy.max_steps < settings.max_steps + settings.strategy.lookahead:
+                raise InputError(f"must be at least {settings.max_steps + settings.strategy.lookahead}, the steps of a path",
+                                 field="max_steps", value=policy.max_steps, hint="give the policy room for them")
 
     def run(self, problems: Sequence[Problem],
             on_batch: Callable[[list[Searched]], None] = lambda found: None) -> list[Searched]:
@@ -187,7 +191,7 @@ def _check_text_search(settings: SearchSettings, mesh: jax.sharding.Mesh | None)
     level, devices = isinstance(strategy, Strategy), None if mesh is None else tuple(mesh.shape.values())
     for refused, field, value, why in (
             (not level, "strategy", strategy.name, "goes back to earlier steps"),
-            (level and (strategy.lookahead or strategy.partial_tokens), "strategy", strategy.name, "works inside a step"),
+            (level and strategy.partial_tokens, "strategy", strategy.name, "works inside a step"),
             (settings.compaction, "compaction", settings.compaction, "leaves out rows of compiled programs"),
             (settings.budget.compilations, "compilations", settings.budget.compilations, "limits the programs of a search"),
             (devices, "mesh", devices, "splits problems over devices")):

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ class TextReader:
                     found = self._encode(row, (*before, text))
                     if found is not None:
                         encoded[row, place] = found
-        if encoded and self._device is None:
+        if self._device is None and (encoded or isinstance(self.encoder, StepEncoder)):
             self._begin(encoded)
         if not encoded:
             return scores
@@ -148,6 +149,16 @@ class TextReader:
             self._paths = [[rows[parent] for parent in chosen] for rows, chosen in zip(self._paths, parents.tolist())]
             self._device.gather(jnp.asarray(parents, jnp.int32))
 
+    def mark(self) -> Any:
+        """The paths as they are, for `back`."""
+        return [list(rows) for rows in self._paths], self._device and self._device.mark()
+
+    def back(self, mark: Any) -> None:
+        """Takes back the steps read since ``mark``, and no gather since; the next step of a path overwrites them."""
+        self._paths, on_device = mark
+        if self._device is not None:
+            self._device.back(on_device)
+
     def _encode(self, row: int, steps: tuple[str, ...]) -> _Encoded | None:
         try:
             found = _Encoded(steps, *self._row(self.problems[row].prompt, steps))
@@ -174,21 +185,27 @@ class TextReader:
 
     def _piece(self, kind: str, text: str) -> list[int]:
         if (kind, text) not in self._known:
-            self._known[kind, text] = getattr(self.encoder, f"encode_{kind}")(text)
+            if kind == "step" and not text.strip():  # read like any other, as the compiled search does
+                ids = [*self.encoder.tokenizer.encode(text), self.encoder.separator_id]
+            else:
+                ids = getattr(self.encoder, f"encode_{kind}")(text)
+            self._known[kind, text] = ids
         return self._known[kind, text]
 
     def _begin(self, first: dict[tuple[int, int], _Encoded]) -> None:
-        """Reads the prompts: what the first encodings of a problem have in common."""
+        """Reads the prompts: those of our own format as they are, else what the first encodings of a problem have in common."""
         for row, problem in enumerate(self.problems):
             mine = [found for (owner, _), found in first.items() if owner == row]
-            common = functools.reduce(lambda ids, found: ids[: _common(ids, found.ids)], mine, mine[0].ids if mine else [0, 0])
-            if mine and isinstance(self.encoder, StepEncoder):
+            if isinstance(self.encoder, StepEncoder):
                 common = self._piece("prompt", problem.prompt)
+                common = common if len(common) < self._context else []  # there is no room for a step
             elif mine:  # not the token at which a step is read, nor any whose log-ratio counts
+                common = functools.reduce(lambda ids, found: ids[: _common(ids, found.ids)], mine, mine[0].ids)
                 common = common[: min((found.start + 1 if self._lag else len(found.ids) - 1) for found in mine)]
-            self._prompts.append(common)
-            if mine:
-                self.tokens[row], self.forwards[row] = len(common), 1
+            else:
+                common = []
+            self.tokens[row], self.forwards[row] = len(common), bool(common)
+            self._prompts.append(common or [0, 0])
         self._spend(np.zeros((len(self.problems), 1), np.int32), self.tokens.astype(np.int32)[:, None])
         self._paths = [[_Path((), prompt)] * self.width for prompt in self._prompts]
         tokens, lengths = pad_prompts([prompt[: len(prompt) - self._lag] for prompt in self._prompts])
@@ -226,6 +243,12 @@ class _Reward:
     def gather(self, parents: Int[Array, "B C"]) -> None:
         self._state = self._state.gather(parents)
 
+    def mark(self) -> Array:
+        return jnp.copy(self._state.last)  # where an empty step is read; what the cache holds is cut back by `read`
+
+    def back(self, mark: Array) -> None:
+        self._state = dataclasses.replace(self._state, last=mark)
+
 
 class _Implicit:
     """What the two models of an implicit reward model have read."""
@@ -247,6 +270,12 @@ class _Implicit:
 
     def gather(self, parents: Int[Array, "B C"]) -> None:
         self._caches = [cache.gather(parents) for cache in self._caches]
+
+    def mark(self) -> None:
+        pass  # what the caches hold is cut back by `read`
+
+    def back(self, mark: None) -> None:
+        pass
 
 
 _read_flops = jax.jit(read_flops, static_argnums=(0, 3, 4))

@@ -19,13 +19,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxprm.generation.local_text import LocalTextPolicy, problem_keys
-from jaxprm.generation.text import StepSample, TextPolicy
-from jaxprm.scoring.aggregation import Aggregation, aggregate
+from jaxprm.generation.text import Ahead, StepSample, TextPolicy
+from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import LIMITS, Budget
 from jaxprm.search.result import best_place
 from jaxprm.search.searched import Answered, Costs, Node, Searched, tree_warnings
 from jaxprm.search.strategies import Level, Strategy
 from jaxprm.search.text_reader import TextReader, flops_read
+from jaxprm.search.values import path_values
 
 
 def search_texts(policy: TextPolicy, reader: TextReader, strategy: Strategy, *, max_steps: int, seed: int,
@@ -90,7 +91,7 @@ class _TextSearch:
         running = np.array([reason is None for reason in self.stopped])
         drawing = self.alive & ~self.finished & running[:, None]
         samples = self._write(level, drawing)
-        scores = self.reader.read([[_step_text(sample) for sample in row] for row in samples])
+        scores = self._read(samples)
 
         read = ~np.isnan(scores)
         ended = _which(samples, lambda sample: sample.ending == "solution")
@@ -101,29 +102,47 @@ class _TextSearch:
         self.steps = self.steps + read
         usable = self.alive & running[:, None] & (self.finished | read | bare_end)
         self.finished = self.finished | (ended & usable)
-        first, values = self._first(samples, usable), aggregate(self.scores, place < self.steps[..., None], self.aggregation)
+        first = self._first(samples, usable)
+        ahead = self._look_ahead(level, read & ~ended)
         number = lambda name: _numbers(samples, name)  # noqa: E731
-        found = Level(jnp.asarray(np.where(usable, values, -np.inf), jnp.float32), jnp.asarray(self.scores),
-                      jnp.asarray(self.steps), jnp.asarray(self.finished), jnp.asarray(first), number("entropy"),
-                      number("next_entropy"), number("log_prob"), jnp.int32(level), self.state)
-        *decided, self.state = _select(self.strategy, self.keys, found)
+        found = Level(jnp.zeros(usable.shape), jnp.asarray(self.scores), jnp.asarray(self.steps), jnp.asarray(self.finished),
+                      jnp.asarray(first), number("entropy"), number("next_entropy"), number("log_prob"), jnp.int32(level),
+                      self.state)
+        *decided, self.state = _select(self.strategy, self.keys, found, ahead, usable, self.aggregation)
         values, parents, alive = jax.device_get(decided)
         self._keep(level, samples, scores, values, usable, parents, alive)
         self._go_on(first, usable, parents, alive)
         self.levels += running
         for row in np.flatnonzero(running).tolist():
-            self.policy_tokens[row] += sum(sample.tokens for sample in samples[row] if sample is not None)
             self.stopped[row] = self._why_stopped(row, level + 1)
         self.alive[[reason is not None for reason in self.stopped]] = False
 
-    def _write(self, level: int, drawing: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
-        if not isinstance(self.policy, LocalTextPolicy):
-            return self.session.sample(level, drawing)
-        start = self.session.positions
-        samples = self.session.sample(level, drawing)
-        self.policy_flops += flops_read(self.policy.model.config, start, self.session.positions - start,
-                                        self.policy.max_step_tokens, vocabulary=True)
+    def _write(self, level: int, drawing: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
+        local = isinstance(self.policy, LocalTextPolicy)
+        start = self.session.positions if local else None
+        samples = self.session.sample(level, drawing, ahead)
+        self.policy_tokens += [sum(sample.tokens for sample in row if sample is not None) for row in samples]
+        if local:
+            self.policy_flops += flops_read(self.policy.model.config, start, self.session.positions - start,
+                                            self.policy.max_step_tokens, vocabulary=True)
         return samples
+
+    def _read(self, samples: Sequence[Sequence[StepSample | None]]) -> Float[np.ndarray, "B C"]:
+        return self.reader.read([[_step_text(sample) for sample in row] for row in samples])
+
+    def _look_ahead(self, level: int, drawing: Bool[np.ndarray, "B C"]) -> Float[np.ndarray, "B C A"]:
+        """Scores of the steps drawn behind the newest, NaN where there is none; the paths are as they were."""
+        scores = np.full((*drawing.shape, self.strategy.lookahead), np.nan, np.float32)
+        if not self.strategy.lookahead or not drawing.any():
+            return scores
+        marks = self.session.mark(), self.reader.mark()
+        for number in range(self.strategy.lookahead):
+            samples = self._write(level, drawing, Ahead(number, self.strategy.greedy_lookahead))
+            scores[..., number] = self._read(samples)
+            drawing = ~np.isnan(scores[..., number]) & _which(samples, lambda sample: sample.ending == "step")
+        for part, mark in zip((self.session, self.reader), marks):
+            part.back(mark)
+        return scores
 
     def _first(self, samples: Sequence[Sequence[StepSample | None]], usable: Bool[np.ndarray, "B C"]) -> np.ndarray:
         """int32[B, C], the lowest usable candidate with the same text; a candidate that is not usable is its own."""
@@ -215,11 +234,12 @@ def _numbers(samples: Sequence[Sequence[StepSample | None]], name: str) -> Float
     return jnp.asarray(values, jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="strategy")
-def _select(strategy: Strategy, keys: jax.Array, found: Level) -> tuple[Array, Array, Array, Any]:
+@functools.partial(jax.jit, static_argnames=("strategy", "aggregation"))
+def _select(strategy: Strategy, keys: jax.Array, found: Level, ahead: Float[Array, "B C A"], usable: Bool[Array, "B C"],
+            aggregation: Aggregation) -> tuple[Array, Array, Array, Any]:
     """Values as the strategy sees them, parents and alive of its selection, and its state; random numbers as in the compiled
     search."""
-    found = dataclasses.replace(found, values=jnp.where(found.usable, strategy.value(found), -jnp.inf))
+    found = dataclasses.replace(found, values=path_values(strategy, found, ahead, usable, aggregation))
     keys = jax.vmap(jax.random.fold_in, (0, None))(jax.vmap(jax.random.fold_in, (0, None))(keys, found.level), strategy.rows)
     selection = strategy.select(keys, found)
     return found.values, selection.parents, selection.alive, selection.state

@@ -78,6 +78,13 @@ class HFTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def piece_texts(self) -> list[str]:
+        """What each id adds to a text that is there; "" for ids that stand for nothing, "\ufffd" for parts of a character."""
+        anchor = self.encode("a")
+        text = self.decode(anchor)
+        longer = self._tokenizer.decode_batch([[*anchor, i] for i in range(self.vocab_size)], skip_special_tokens=False)
+        return [whole.removeprefix(text) for whole in longer]
+
     def token_id(self, piece: str) -> int | None:
         return self._tokenizer.token_to_id(piece)
 

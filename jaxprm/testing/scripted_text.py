@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxprm.generation.text import Paths, StepSample, problem_seed
+from jaxprm.generation.text import Ahead, Paths, StepSample, problem_seed
 from jaxprm.records import Problem
 
 
 class ScriptedTextPolicy:
     """A policy that is a function, for tests and for programs that write solutions.
 
+        policy = ScriptedTextPolicy(lambda problem, steps, rng: StepSample("so 2", tokens=2, ending="solution"))
+        prm = load_prm("runs/prm800k")
+        found = Searcher(policy, prm.model, prm.encoder, SearchSettings(Beam(2, 2))).run([Problem("p", "1 + 1")])
+
     Args:
       write: (problem, steps so far, random numbers) -> the next step, or ``None`` if there is none to be had.
 
-    A path draws from ``default_rng((seed, problem_seed(problem), level, place))``: nothing else reaches ``write``.
+    A path draws from ``default_rng((seed, problem_seed(problem), level, place))``, with the number of the step added in
+    lookahead: nothing else reaches ``write``.
     """
 
     def __init__(self, write: Callable[[Problem, tuple[str, ...], np.random.Generator], StepSample | None]):
@@ -35,11 +41,12 @@ class _ScriptedSession:
         self.forwards = np.zeros(len(problems), np.int64)
         self.warnings = [Counter() for _ in problems]
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"]) -> list[list[StepSample | None]]:
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
+        further = () if ahead is None else (1 + ahead.number,)
         samples: list[list[StepSample | None]] = []
         for row, problem in enumerate(self._problems):
             name = problem_seed(problem)
-            samples.append([self._write(problem, steps, np.random.default_rng((self._seed, name, level, place)))
+            samples.append([self._write(problem, steps, np.random.default_rng((self._seed, name, level, place, *further)))
                             if active[row, place] else None for place, steps in enumerate(self._paths.steps[row])])
             self.forwards[row] += bool(active[row].any())
         self._paths.append(samples)
@@ -47,3 +54,9 @@ class _ScriptedSession:
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
         self._paths.gather(parents)
+
+    def mark(self) -> Any:
+        return self._paths.steps
+
+    def back(self, mark: Any) -> None:
+        self._paths.steps = mark

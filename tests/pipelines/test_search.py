@@ -13,6 +13,7 @@ from jaxprm.search.searched import read_searched
 from jaxprm.search.searcher import Searcher
 from jaxprm.steps import StepEncoder, StepFormat
 from jaxprm.testing import character_tokenizer, tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
+from jaxprm.testing.published import published_model
 
 PROBLEMS = [{"id": f"p{i}", "problem": f"w1 w{i}", "answer": "w3", "meta": {"level": i}} for i in range(5)]
 CONFIG = """
@@ -57,13 +58,17 @@ def models(tmp_path_factory):
     save_model(folder / "prm", tiny_reward_model(1, config=config), encoder_of(words), {})
     save_model(folder / "letters", tiny_reward_model(2, config=tiny_config(vocab_size=letters.vocab_size, layers=1)),
                encoder_of(letters), {})
+    save_model(folder / "short", tiny_reward_model(2, config=tiny_config(vocab_size=letters.vocab_size, layers=1, context=12)),
+               encoder_of(letters), {})
+    published_model(folder / "published")
+    published_model(folder / "chat", chat_template="{% for message in messages %}{{ message.content }} {% endfor %}")
     return folder
 
 
 @pytest.fixture
 def place(models, tmp_path, monkeypatch, toy):
     """A working directory with models, problems and config."""
-    for name in ("policy", "prm", "letters"):
+    for name in ("policy", "prm", "letters", "short", "published", "chat"):
         (tmp_path / name).symlink_to(models / name)
     toy.write(tmp_path / "problems.jsonl", PROBLEMS)
     (tmp_path / "mine.gin").write_text(CONFIG)
@@ -152,6 +157,31 @@ def test_several_devices(place, toy, capfd):
     assert "field 'batch_problems' = 2: the mesh splits problems into 8 equal parts; choose a" in capfd.readouterr().err
 
 
+def test_published_policies(place, toy, capfd):
+    """A Hugging Face directory is asked through its chat template, or a format; its steps are read by another tokenizer."""
+    lines = [line for line in CONFIG.replace("@b/search.NamedSearch())", ")").splitlines() if not line.startswith("b/")]
+    lines.insert(2, "from jaxprm.steps import format as steps")
+    (place / "mine.gin").write_text("\n".join(lines) + "\n")
+    options = ["--gin.Scorer.path='letters'", "--gin.Search.limit=2"]
+    assert toy.call("search", "mine.gin", "--gin.LocalModel.path='chat'", *options, "--run", "chat_run") == 0
+    asked = "--gin.LocalModel.step_format=@steps.StepFormat()"
+    assert toy.call("search", "mine.gin", "--gin.LocalModel.path='published'", asked, *options, "--run", "format_run") == 0
+    for run in ("chat_run", "format_run"):
+        found = [read_searched(row)[1] for row in rows_of(place / run / "searched.jsonl")]
+        assert len(found) == 2 and any(node.score is not None for one in found for node in one.nodes)
+    capfd.readouterr()
+    assert toy.call("search", "mine.gin", "--gin.LocalModel.path='published'", *options) == 2
+    assert "published: field 'step_format': must be given: this model has no chat template" in capfd.readouterr().err
+
+
+def test_a_reward_model_with_a_short_context(place, toy):
+    """What it cannot read is counted, and the best that it could read is given."""
+    assert toy.call("search", "mine.gin", "--gin.Scorer.path='short'", "--gin.Search.limit=2") == 0
+    found = [read_searched(row)[1] for row in rows_of(place / "runs/mine/searched.jsonl")]
+    assert all(one.warnings["step unreadable: the reward model's context is full"] for one in found)
+    assert all(one.chosen is None or one.nodes[one.chosen].value is not None for one in found)
+
+
 def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
     monkeypatch.setattr(pipeline.StopSignal, "requested", lambda self, count: count >= 2)
     assert toy.call("search", "mine.gin", "--gin.Scorer.path='letters'") == 75
@@ -161,46 +191,59 @@ def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    broken = True
+    """Refuses p3, gives one sample only for p2, nonsense for p1, and nothing within the time for p4."""
+
+    broken, slow = True, threading.Event()
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        status = 400 if self.broken and "w1 w3" in body["prompt"] else 200
+        bad = next((i for i in range(1, 5) if self.broken and body["prompt"].startswith(f"w1 w{i}")), 0)
         ends = body["prompt"].count("\n") > 1
         choice = {"text": f"w{body['seed'] % 8}", "finish_reason": "stop", "stop_reason": None if ends else "\n"}
-        content = json.dumps({"choices": [choice] * body["n"], "usage": {"completion_tokens": 2 * body["n"]}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        choices = [choice] * (1 if bad == 2 else body["n"])
+        content = json.dumps({"choices": choices, "usage": {"completion_tokens": 2 * len(choices)}}).encode()
+        if bad == 4:
+            self.slow.wait(20)
+        try:
+            self.send_response(400 if bad == 3 else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(b"<" * len(content) if bad == 1 else content)
+        except OSError:
+            pass  # the client has given up waiting
 
     def log_message(self, *_):
         pass
 
 
-def test_an_endpoint_that_fails_for_one_problem(place, toy, capfd, monkeypatch, searched):
+def test_an_endpoint_that_fails_for_some_problems(place, toy, capfd, monkeypatch, searched):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(Handler, "broken", True)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     lines = [line for line in CONFIG.replace("@search.LocalModel()", "@search.ServedModel()").replace(
         ", @b/search.NamedSearch())", ",)").splitlines() if not line.startswith(("b/", "search.LocalModel"))]
     lines.insert(2, "from jaxprm.generation import remote")
-    lines += ["search.ServedModel.endpoint = @remote.Endpoint()", "remote.Endpoint.model = 'm'",
-              f"remote.Endpoint.url = 'http://127.0.0.1:{server.server_address[1]}/v1'"]
+    lines += ["search.ServedModel.endpoint = @remote.Endpoint()", "remote.Endpoint.model = 'm'", "remote.Endpoint.retries = 0",
+              "remote.Endpoint.timeout = 3.0", f"remote.Endpoint.url = 'http://127.0.0.1:{server.server_address[1]}/v1'"]
     (place / "mine.gin").write_text("\n".join(lines) + "\n")
     try:
         assert toy.call("search", "mine.gin") == 0
-        assert "beam: the endpoint gave nothing for 1 of 5 problems; the same command tries again" in capfd.readouterr().err
+        assert "beam: the endpoint gave nothing for 3 of 5 problems; the same command tries again" in capfd.readouterr().err
         rows = {row["problem_id"]: row for row in rows_of(place / "runs/mine/searched.jsonl")}
-        assert rows["p3"]["steps"] == [] and rows["p3"]["search"]["warnings"] == {"endpoint: HTTP 400": 1,
-                                                                                  "endpoint: steps given up": 4}
-        assert all(rows[f"p{i}"]["finished"] and len(rows[f"p{i}"]["steps"]) == 2 for i in (0, 1, 2, 4))
+        for name, said in (("p1", "reply is not what a completions endpoint sends"), ("p3", "HTTP 400"), ("p4", "timed out")):
+            assert rows[name]["steps"] == [] and rows[name]["search"]["warnings"] == {f"endpoint: {said}": 1,
+                                                                                      "endpoint: steps given up": 4}
+        assert rows["p2"]["search"]["warnings"]["endpoint: fewer samples than asked for"] >= 1
+        assert all(rows[name]["finished"] and len(rows[name]["steps"]) == 2 for name in ("p0", "p2"))
+        assert not any(warning.startswith("endpoint") for warning in rows["p0"]["search"]["warnings"])
         Handler.broken = False
-        assert toy.call("search", "mine.gin") == 0 and searched[1:] == [["p3"]]
+        assert toy.call("search", "mine.gin") == 0 and searched[1:] == [["p1", "p3", "p4"]]
         again = {row["problem_id"]: row for row in rows_of(place / "runs/mine/searched.jsonl")}
-        assert again["p3"]["finished"] and again["p0"] == rows["p0"]
+        assert all(row["finished"] for row in again.values()) and again["p0"] == rows["p0"]
     finally:
+        Handler.slow.set()
         server.shutdown()
         server.server_close()
 
@@ -227,7 +270,10 @@ def test_bad_problems(place, toy, capfd, lines, message):
 
 @pytest.mark.parametrize(("option", "message"), [
     ("--gin.LocalModel.path='absent'", "absent: no such directory"),
-    ("--gin.LocalModel.path='prm'", "field 'kind' = 'reward_model': is not a language_model"),
+    ("--gin.LocalModel.path='prm'", "field 'kind' = 'reward_model': is not a language_model; give one of language_model,"),
+    ("--gin.Scorer.path='policy'", "field 'kind' = 'language_model': is not a reward_model; give one of reward_model,"),
+    ("--gin.SearchSettings.strategy=@beam.Beem()", "has no 'Beem'; did you mean 'Beam'?"),
+    ("--gin.LocalModel.system='think'", "policy: says itself how it is asked; leave step_format and system out"),
     ("--gin.Search.task=@arithmetic.ArithmeticTask()", "arithmetic"),
     ("--gin.a/NamedSearch.name='x/y'", "must be a text without '/'"), ("--gin.Search.limit=-1", "must be at least 0"),
     ("--gin.SearchSettings.vote='most'", "must be one of 'majority', 'best'"),

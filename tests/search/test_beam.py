@@ -146,12 +146,12 @@ def test_an_unfinished_solution_is_never_passed_off_as_finished():
 
 
 def test_a_policy_that_never_ends_a_step():
-    """Every candidate is discarded after max_step_tokens tokens; the search stops and says so."""
+    """Every candidate is discarded after max_step_tokens tokens, unread; the search stops and says so."""
     after = np.full((VOCABULARY, VOCABULARY), -100.0)
     after[:, ID["a"]] = 0.0
     found = search(WIDE, "A", policy=scripted_policy(after))
     assert found.finished.tolist() == [False] * 2 and np.isneginf(found.value).all() and found.levels.tolist() == [1, 1]
-    assert found.costs.policy_tokens.tolist() == [12 * 3] * 2 and found.costs.reward_tokens.tolist() == [3 + 12 * 3] * 2
+    assert found.costs.policy_tokens.tolist() == [12 * 3] * 2 and found.costs.reward_tokens.tolist() == [3] * 2
     assert not found.tree.kept.any() and not found.tree.finished.any()
 
 
@@ -220,10 +220,10 @@ def test_values_and_scores_equal_full_rescoring(read_back, random_models):
         tokens, lengths = random_prompts()
         result = SEARCH(policy, reward, jax.random.key(seed), tokens, lengths, **RANDOM, read_back=read_back)
         tree = result.tree
-        drawn = tree.lengths.sum((1, 2))
-        bare = ((tree.lengths == 1) & (tree.tokens[..., 0] == END)).sum((1, 2))
-        np.testing.assert_array_equal(result.costs.policy_tokens, drawn)
-        np.testing.assert_array_equal(result.costs.reward_tokens, np.asarray(lengths) + drawn - bare)
+        last = np.take_along_axis(tree.tokens, np.maximum(tree.lengths - 1, 0)[..., None], axis=-1)[..., 0]
+        read = np.isin(last, (SEP, END)) & ~((tree.lengths == 1) & (last == END))  # steps that did not end are discarded
+        np.testing.assert_array_equal(result.costs.policy_tokens, tree.lengths.sum((1, 2)))
+        np.testing.assert_array_equal(result.costs.reward_tokens, np.asarray(lengths) + (tree.lengths * read).sum((1, 2)))
         encoded, values, scores = [], [], []
         for problem, level, candidate in np.argwhere(np.isfinite(tree.values)).tolist():
             ids, ends = tokens[problem, : lengths[problem]].tolist(), []

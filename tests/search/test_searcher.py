@@ -13,7 +13,7 @@ from jaxprm.models import make_mesh
 from jaxprm.models.heads import HeadConfig
 from jaxprm.models.reward_model import PolicyRewardModel
 from jaxprm.records import Problem
-from jaxprm.search import Beam, Budget, Refine, searcher
+from jaxprm.search import Beam, Budget, Lookahead, Refine, searcher
 from jaxprm.search.searched import read_searched, searched_row
 from jaxprm.search.searcher import Searcher, SearchSettings, share_ids
 from jaxprm.steps import StepEncoder, StepFormat
@@ -52,21 +52,57 @@ def test_both_ways_give_one_result_whatever_the_batch():
     text.compiled = False
     for one, other in zip(compiled[:3], text.run(PROBLEMS[2::-1])[::-1], strict=True):
         same(one, other)
-        # Every token is read once: the prompt's, and those of each step; through text only of steps that have ended.
+        # Every token is read once: the prompt's, and those of each step that has ended; what is discarded is not read.
         prompt = len(ENCODER.encode_prompt(one.problem.prompt))
-        steps = [node for node in one.nodes if node.text or not node.finished]
-        assert one.costs.reward_tokens == prompt + sum(node.tokens for node in steps)
-        scored = [node.tokens for node in steps if node.score is not None]
-        assert other.costs.reward_tokens == (prompt + sum(scored) if scored else 0)
-        if len(scored) == len(steps):
-            np.testing.assert_allclose(one.costs.flops, other.costs.flops, rtol=1e-5)
-            assert one.costs.reward_forwards == other.costs.reward_forwards
+        scored = [node.tokens for node in one.nodes if node.score is not None]
+        assert one.costs.reward_tokens == other.costs.reward_tokens == prompt + sum(scored)
+        assert one.costs.reward_forwards == other.costs.reward_forwards
+        np.testing.assert_allclose(one.costs.flops, other.costs.flops, rtol=1e-5)
+    assert sum(found.warnings.get("steps that did not end", 0) for found in compiled)
     first, _, third, long = compiled
     assert len({len(node.text.split()) for found in compiled for node in found.nodes}) > 2
     assert any(found.solutions for found in compiled)
     assert [node.text for node in first.nodes] != [node.text for node in third.nodes]  # one text, two ids: own random numbers
     assert long.nodes == () and long.chosen is None and long.stopped_by == "context"
     assert sum(long.warnings.values()) == 1 and text.run(PROBLEMS[3:])[0].warnings == {"policy's context is full": 4}
+
+
+def test_both_ways_look_ahead_alike():
+    """What is drawn behind candidates decides, is counted, and leaves no trace in the tree; empty steps are steps."""
+    strategy = Lookahead(Beam(2, 2), steps=2, greedy=False)
+    policy = LocalTextPolicy(tiny_language_model(4, CONFIG), ENCODER, max_steps=5, max_step_tokens=9)
+    settings = dataclasses.replace(SETTINGS, strategy=strategy, batch_problems=3, max_steps=3)
+    searcher = Searcher(policy, REWARD, ENCODER, settings)
+    compiled = searcher.run(PROBLEMS[:3])
+    searcher.compiled, differ = False, 0
+    for one, other in zip(compiled, searcher.run(PROBLEMS[:3]), strict=True):
+        same(one, other)
+        assert (one.costs.reward_tokens, one.costs.reward_forwards) == (other.costs.reward_tokens, other.costs.reward_forwards)
+        np.testing.assert_allclose(one.costs.flops, other.costs.flops, rtol=1e-5)
+        going = [node for node in one.nodes if node.score is not None and not node.finished]
+        assert one.costs.policy_tokens - sum(node.tokens for node in one.nodes) >= len(going)
+        differ += sum(abs(node.value - min(step.score for step in one.path(node.id))) > 1e-3 for node in going)
+    assert differ and any("empty steps" in one.warnings for one in compiled)
+    policy.max_steps = 4
+    other = StepEncoder(StepFormat(prompt_prefix="w1 "), WORDS)
+    with pytest.raises(InputError, match="field 'max_steps' = 4: must be at least 5"):
+        Searcher(policy, REWARD, other, settings)
+
+
+def test_a_scripted_policy_looks_ahead():
+    """Paths grow by what was chosen, whatever was drawn behind it."""
+    seen = []
+
+    def write(name, steps, rng):
+        seen.append(steps)
+        return StepSample(f"w{rng.integers(3)}", 2, "solution" if len(steps) == 3 else "step")
+
+    settings = dataclasses.replace(SETTINGS, strategy=Lookahead(Beam(2, 2), steps=2))
+    found = run(write, settings)[0]
+    assert found.finished and len(found.steps(found.chosen)) == 4 and max(map(len, seen)) == 3
+    assert found.costs.policy_tokens > sum(node.tokens for node in found.nodes)
+    alone = run(write, settings, problems=PROBLEMS[:1])[0]
+    same(found, alone)
 
 
 def test_a_policy_that_is_its_own_reward_model_reads_its_text_once():
@@ -77,9 +113,8 @@ def test_a_policy_that_is_its_own_reward_model_reads_its_text_once():
     apart.compiled = False
     for one, other in zip(own.run(PROBLEMS[:3]), apart.run(PROBLEMS[:3]), strict=True):
         same(one, other)
-        # The last token of each step that was written, and nothing of the prompt.
-        written = [node for node in one.nodes if node.text or not node.finished]
-        assert one.costs.reward_tokens == len(written)
+        # The last token of each step that has ended, and nothing of the prompt.
+        assert one.costs.reward_tokens == sum(node.score is not None for node in one.nodes)
 
 
 def test_few_shapes_are_compiled_and_settings_reach_the_search(monkeypatch):
@@ -114,7 +149,7 @@ def good(steps, rng):
 
 @pytest.mark.parametrize(("bad", "warning", "stopped"), [
     (lambda steps, rng: StepSample("w1 w1", 5, "cut"), "steps that did not end", "finished"),
-    (lambda steps, rng: StepSample("", 1, "step"), "empty steps", "finished"),
+    (lambda steps, rng: StepSample("", 1, "step"), "empty steps", "steps"),
     (lambda steps, rng: StepSample("w7", 2, "step"), "repeated steps", "steps"),
     (lambda steps, rng: StepSample(f"w{len(steps)}", 2, "step"), None, "steps"),
     (lambda steps, rng: None, None, "finished"),

@@ -103,6 +103,25 @@ def test_every_token_is_read_once(model):
     assert reader.tokens.tolist() == (prompts + [3 + 2 + 4, 2]).tolist() and reader.forwards.tolist() == [3, 2]
 
 
+@pytest.mark.parametrize(("model", "encoder"), [
+    (MODEL, own()), (MODEL, own("before")), (MODEL, ClosedTurn()), (IMPLICIT, own())],
+    ids=["at", "before", "family", "implicit"])
+def test_what_is_taken_back_leaves_no_trace(model, encoder):
+    """Steps are read behind some paths and taken back: the next scores, even of an empty step, are as if they had not been."""
+    def scores(ahead):
+        reader = TextReader(model, encoder, PROBLEMS, 2)
+        reader.read([["w1 w2", "w3"], ["w4 w4", "w5"]])
+        mark = reader.mark()
+        for texts in ahead:
+            reader.read(texts)
+        reader.back(mark)
+        empty = "" if isinstance(encoder, StepEncoder) else "w8"
+        return reader.read([["w6", empty], [empty, "w1"]])
+
+    found = scores([[["w7 w7 w7", "w2"], [None, "w9"]], [["w2", None], [None, "w1 w1"]]])
+    np.testing.assert_allclose(found, scores([]), atol=2e-6)
+
+
 def test_what_a_template_closes_is_not_read():
     reader = TextReader(MODEL, ClosedTurn(), PROBLEMS[:1], 2)
     reader.read([["w1 w1", "w2"]])
@@ -114,10 +133,9 @@ def test_what_a_template_closes_is_not_read():
 def test_what_cannot_be_read_is_counted_and_harms_no_other_path():
     reader = TextReader(tiny_reward_model(0, config=tiny_config(vocab_size=WORDS.vocab_size, context=16)), own(), PROBLEMS, 2)
     found = reader.read([["w1\nw2", "w1"], ["", "w1 " * 40]])
-    assert np.isnan(found).tolist() == [[True, False], [True, True]]
+    assert np.isnan(found).tolist() == [[True, False], [False, True]]  # an empty step is read at its separator
     assert dict(reader.warnings[0]) == {"step unreadable: contains the separator '\\n'": 1}
-    assert reader.warnings[1] == {"step unreadable: is an empty step": 1,
-                                  "step unreadable: the reward model's context is full": 1}
+    assert reader.warnings[1] == {"step unreadable: the reward model's context is full": 1}
     again = TextReader(MODEL, own(), PROBLEMS[:1], 1).read([["w1"]])
     np.testing.assert_allclose(again[0, 0], StepScorer(MODEL, own()).score([Solution(PROBLEMS[0], ("w1",))])[0][0], atol=2e-6)
 

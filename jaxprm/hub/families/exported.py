@@ -40,15 +40,30 @@ def own_model(section: Mapping[str, Any], tokenizer: Tokenizer, file: Path) -> O
         return None
     if section.get("head") is None:
         raise InputError("holds a language model, no reward model", file=file, field="jaxprm.head", value=None)
+    encoder = own_format(section, tokenizer, file)
+    try:
+        kind = section["head"]["kind"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"is not what an export writes ({error})", file=file, field="jaxprm") from None
+    head = {"mlp": MLP, "ensemble": ENSEMBLE}.get(kind) or HeadRule(kind, "score", linear_head(kind, "score"))
+    return OwnModel(encoder, head, section.get("info") or {})
+
+
+def own_format(section: Mapping[str, Any], tokenizer: Tokenizer, file: Path) -> StepEncoder | None:
+    """How an exported model of ours reads steps; ``None`` for one of a published family.
+
+    Raises:
+      InputError: as `own_model`.
+    """
+    if section.get("family") != OWN:
+        return None
     try:
         step_format = StepFormat(**section["step_format"])
-        kind = section["head"]["kind"]
-        head = {"mlp": MLP, "ensemble": ENSEMBLE}.get(kind) or HeadRule(kind, "score", linear_head(kind, "score"))
     except InputError as error:
         raise error.located(file=file, field=f"jaxprm.step_format.{error.field}") from None
     except (KeyError, TypeError) as error:
         raise InputError(f"is not what an export writes ({error})", file=file, field="jaxprm") from None
     try:
-        return OwnModel(StepEncoder(step_format, tokenizer), head, section.get("info") or {})
+        return StepEncoder(step_format, tokenizer)
     except InputError as error:
         raise InputError(f"the tokenizer does not fit: {error}", file=file, field="jaxprm.step_format") from None
