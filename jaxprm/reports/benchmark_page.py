@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ def render_benchmark(results: Mapping[str, Any]) -> str:
                 "resamples of the problems": f"{results['resamples']:,}", "neutral ratings count as": results["neutral"],
                 "steps behind the first error": results["after_error"],
                 "empty steps": "left out" if results["drop_empty"] else "refused",
-                "baselines fitted on": ", ".join(results["baselines_from"])}
+                "baselines fitted on": ", ".join(results["baselines_from"]),
+                "type of the models": results["dtype"] if results["models"] else None}
     settings |= {f"scores of {name}": file for name, file in results["scores"].items() if name != file}
     return render_page("benchmark.html.j2", title=results["title"], headline=results["headline"], citation=results["citation"],
                        settings={name: value for name, value in settings.items() if value}, sets=sets)
@@ -75,9 +76,9 @@ def _figures(systems: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     return found
 
 
-def _short(name: str, systems: Mapping[str, Evaluation]) -> str:
-    """The last part of a path, where that tells the systems apart: legends are narrow."""
-    last = {key: key.rstrip("/").rpartition("/")[2] or key for key in systems}
+def _short(name: str, systems: Collection[str]) -> str:
+    """The last part of a path, without options, where that tells the systems apart: legends are narrow."""
+    last = {key: key.partition(" --")[0].rstrip("/").rpartition("/")[2] or key for key in systems}
     return last[name] if len(set(last.values())) == len(last) else name
 
 

@@ -84,13 +84,15 @@ def test_a_benchmark_of_models_that_are_read_differently(prms, tmp_path):
                  "--model", models[0], "--model", models[1]]
     numbers = []
     for options in (("--mesh", "2,2,2"), (), ("--dtype", "bfloat16")):
-        assert call(*arguments, *options) == 0
+        assert call(*arguments, *options, "--html", tmp_path / "page.html") == 0
         results = json.loads(out.read_text())
         assert list(results["models"]) == models
         assert [info["family"] for info in results["models"].values()] == ["rlhflow", "math-shepherd"]
         numbers.append([value["numbers"]["ECE"]["mean"] for value in results["sets"][str(source)]["systems"].values()])
         assert (results["mesh"], results["dtype"]) == (
             {"data": 2, "fsdp": 2, "tensor": 2} if numbers[1:] == [] else None, options[-1] if numbers[2:] else "float32")
+    text = " ".join((tmp_path / "page.html").read_text().split())
+    assert "type of the models" in text and "bfloat16" in text and models[0] in text
     assert numbers[1] == numbers[0]  # kept: the devices are not a part of the key
     np.testing.assert_allclose(numbers[2], numbers[0], atol=2e-2)
     assert all(half != full for half, full in zip(numbers[2], numbers[0]))

@@ -7,6 +7,7 @@ import pytest
 from jaxprm.errors import InputError
 from jaxprm.evaluation import build_results
 from jaxprm.reports import ReportDetails, build_report, render_report
+from jaxprm.reports.benchmark_page import _short
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,10 @@ def test_additional_rl_variants_are_shown(example_run):
     page = render_report({**results, "rl": rl}, ReportDetails())
     assert "&lt;b&gt;mine&lt;/b&gt;" in page and "<b>mine" not in page
     assert build_results.__name__ not in page
+
+
+def test_legends_name_models_shortly_where_that_tells_them_apart():
+    names = {"a/m --reference x/ref": None, "b/n": None}
+    assert [_short(name, names) for name in names] == ["m", "n"]
+    names = {"a/m --variant v": None, "a/m": None}
+    assert [_short(name, names) for name in names] == list(names)
