@@ -147,6 +147,7 @@ def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bo
     """
     rows = active.shape[0]
     fold_in = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
+    layers = model.backbone.layers()
 
     def going(carry):
         step, live, *_ = carry
@@ -160,7 +161,7 @@ def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bo
         tokens, log_probs = put(tokens, token), put(log_probs, log_prob)
         if entropies:
             uncertain = put(uncertain, entropy(state.next_logits))
-        hidden, cache = extend(model.backbone, state.cache, token[:, None], live.astype(jnp.int32))
+        hidden, cache = extend(model.backbone, state.cache, token[:, None], live.astype(jnp.int32), layers)
         following = jnp.where(live[:, None], logits(model, hidden[:, 0]), state.next_logits)
         ended = live & (token == end_id)
         return (step + 1, live & ~ended & (token != stop_id), Generation(cache, following), (tokens, log_probs, uncertain),

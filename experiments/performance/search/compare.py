@@ -38,7 +38,7 @@ sys.path.append(str(Path(__file__).parent))
 from checkpoints import SIZES, prompts, write  # noqa: E402
 from counts import Counts  # noqa: E402
 from ours import OurModels, counts_of, draw, next_logits, search_reading_again  # noqa: E402
-from peers import StaticDecoder, TorchModels, beam_search  # noqa: E402
+from peers import StaticDecoder, Time, TorchModels, beam_search  # noqa: E402
 
 
 PARTS = ["sampling", "growth", "search"]
@@ -92,12 +92,11 @@ class Comparison:
 
         return lambda: peer(1), lambda: peer(steps)
 
-    def timed(self, ready: Callable, run: Callable, repeats: int) -> tuple[float, Counts]:
-        """Least seconds of some repeats, and the counts."""
+    def timed(self, ready: Callable, run: Callable, repeats: int) -> tuple[Time, Counts]:
+        """The quickest of some repeats, and the counts."""
         ready()
         counts: list[Counts] = []
-        seconds = min(self.torch.seconds(lambda: counts.append(run())) for _ in range(repeats))
-        return seconds, counts[-1]
+        return min(self.torch.time(lambda: counts.append(run())) for _ in range(repeats)), counts[-1]
 
     def searches(self, candidates: int) -> Iterator[dict]:
         """One row per way of searching with N candidates per level."""
@@ -106,13 +105,14 @@ class Comparison:
         for name, problems in (("jaxprm", 1), ("jaxprm", batch), ("again", 1), ("cached", 1), ("texts", 1)):
             if (name == "jaxprm" and batch == 1 and ours) or candidates > options.largest.get(name, math.inf):
                 continue
-            seconds, counts = self.timed(*self.way(name, candidates, options.steps, problems),
-                                         1 if name in ("cached", "texts") else options.repeats)
+            time, counts = self.timed(*self.way(name, candidates, options.steps, problems),
+                                      1 if name in ("cached", "texts") else options.repeats)
             flops = counts.flops(self.ours.policy.config, self.ours.reward.config)
-            row = {"way": name, "candidates": candidates, "problems": problems, "seconds": seconds / problems,
-                   "problems_per_second": problems / seconds, "policy_tokens": counts.policy_tokens,
-                   "reward_tokens": counts.reward_tokens, "policy_forwards": counts.policy_forwards,
-                   "reward_forwards": counts.reward_forwards, "flops": flops, "flops_per_second": flops * problems / seconds}
+            row = {"way": name, "candidates": candidates, "problems": problems, "seconds": time.wall / problems,
+                   "cpu_seconds": time.cpu / problems, "problems_per_second": problems / time.wall,
+                   "policy_tokens": counts.policy_tokens, "reward_tokens": counts.reward_tokens,
+                   "policy_forwards": counts.policy_forwards, "reward_forwards": counts.reward_forwards, "flops": flops,
+                   "flops_per_second": flops * problems / time.wall}
             ours = ours or row
             show_search(row, ours)
             yield row
@@ -127,18 +127,20 @@ class Comparison:
         ways = {"jaxprm": lambda: draw(self.ours, 0, prompt.numpy(), rows, tokens).block_until_ready(),
                 "generate": lambda: self.torch.generate(texts, tokens, None),
                 "static": lambda: static.draw(prompt)}
-        best = dict.fromkeys(ways, math.inf)
+        best = dict.fromkeys(ways, Time(math.inf, math.inf))
         for run in ways.values():
             run()
         for _ in range(options.repeats):  # interleaved, so that a disturbance of the machine meets all of them
             for name, run in ways.items():
-                best[name] = min(best[name], self.torch.seconds(run))
+                best[name] = min(best[name], self.torch.time(run))
         needed = tokens * self.bytes_of_a_step(rows)
-        found = [{"way": name, "rows": rows, "seconds": seconds, "tokens_per_second": rows * tokens / seconds,
-                  "share_of_bandwidth": needed / seconds / bandwidth} for name, seconds in best.items()]
+        found = [{"way": name, "rows": rows, "seconds": time.wall, "cpu_seconds": time.cpu,
+                  "tokens_per_second": rows * tokens / time.wall, "share_of_bandwidth": needed / time.wall / bandwidth}
+                 for name, time in best.items()]
         for row in found:
             print(f"| {rows} | {row['way']} | {row['tokens_per_second']:,.0f} | {row['seconds'] / tokens * 1e3:.1f} | "
-                  f"{row['share_of_bandwidth']:.0%} | {row['seconds'] / best['jaxprm']:.2f}x |", flush=True)
+                  f"{row['share_of_bandwidth']:.0%} | {row['seconds'] / best['jaxprm'].wall:.2f}x | "
+                  f"{row['cpu_seconds'] / best['jaxprm'].cpu:.2f}x |", flush=True)
         return found
 
     def bytes_of_a_step(self, rows: int) -> float:
@@ -159,22 +161,25 @@ class Comparison:
                   "problems": [(middle, steps[0], b) for b in options.problems]}
         for name, points in series.items():
             for point in points:
-                seconds, _ = self.timed(*self.way("jaxprm", *point), options.repeats)
-                print(f"| {name} | {' | '.join(map(str, point))} | {seconds:.2f} | {point[2] / seconds:.3f} |", flush=True)
-                yield {"series": name} | dict(zip(("candidates", "steps", "problems"), point)) | {"seconds": seconds}
+                time, _ = self.timed(*self.way("jaxprm", *point), options.repeats)
+                print(f"| {name} | {' | '.join(map(str, point))} | {time.wall:.2f} | {time.cpu:.2f} | "
+                      f"{point[2] / time.wall:.3f} |", flush=True)
+                yield {"series": name, "seconds": time.wall, "cpu_seconds": time.cpu} | dict(
+                    zip(("candidates", "steps", "problems"), point))
 
     def measure(self, part: str, bandwidth: float) -> Iterator[dict]:
         """The rows of one of `PARTS`, printed as they are found."""
         if part == "sampling":
-            header("rows", "way", "tokens/s", "ms per token of all rows", "share of bandwidth", "time, ours = 1")
+            header("rows", "way", "tokens/s", "ms per token of all rows", "share of bandwidth", "time, ours = 1",
+                   "CPU time, ours = 1")
             for rows in self.options.candidates:
                 yield from self.sampling(rows, bandwidth)
         elif part == "growth":
-            header("series", "candidates", "steps", "problems", "seconds", "problems/s")
+            header("series", "candidates", "steps", "problems", "seconds", "CPU seconds", "problems/s")
             yield from self.growth()
         else:
-            header("N", "way", "seconds per problem", "problems/s", "policy tokens", "PRM tokens", "forwards", "TFLOP",
-                   "GFLOP/s", "time, ours = 1")
+            header("N", "way", "seconds per problem", "CPU seconds", "problems/s", "policy tokens", "PRM tokens", "forwards",
+                   "TFLOP", "GFLOP/s", "time, ours = 1", "CPU time, ours = 1")
             for candidates in self.options.candidates:
                 yield from self.searches(candidates)
 
@@ -186,9 +191,11 @@ def header(*columns: str) -> None:
 def show_search(row: dict, ours: dict) -> None:
     many = f", {row['problems']} at once" if row["problems"] > 1 else ""
     print(f"| {row['candidates']} | {row['way']}{many} | "
-          f"{row['seconds']:.2f} | {row['problems_per_second']:.4f} | {row['policy_tokens']:,} | {row['reward_tokens']:,} | "
+          f"{row['seconds']:.2f} | {row['cpu_seconds']:.2f} | {row['problems_per_second']:.4f} | "
+          f"{row['policy_tokens']:,} | {row['reward_tokens']:,} | "
           f"{row['policy_forwards']:,} + {row['reward_forwards']:,} | {row['flops'] / 1e12:.2f} | "
-          f"{row['flops_per_second'] / 1e9:.0f} | {row['seconds'] / ours['seconds']:.2f}x |", flush=True)
+          f"{row['flops_per_second'] / 1e9:.0f} | {row['seconds'] / ours['seconds']:.2f}x | "
+          f"{row['cpu_seconds'] / ours['cpu_seconds']:.2f}x |", flush=True)
 
 
 def bandwidth_of(models: TorchModels, size: int) -> dict[str, float]:
@@ -197,8 +204,8 @@ def bandwidth_of(models: TorchModels, size: int) -> dict[str, float]:
     other = torch.empty_like(values)
     best = {"read": math.inf, "copy": math.inf}
     for _ in range(6):
-        best["read"] = min(best["read"], models.seconds(values.sum))
-        best["copy"] = min(best["copy"], models.seconds(lambda: other.copy_(values)))
+        best["read"] = min(best["read"], models.time(values.sum).wall)
+        best["copy"] = min(best["copy"], models.time(lambda: other.copy_(values)).wall)
     return {"read": size / best["read"], "copy": 2 * size / best["copy"]}
 
 

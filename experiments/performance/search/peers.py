@@ -15,11 +15,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import transformers
 from checkpoints import END, PAD, SEPARATOR
 from counts import Counts
+
+
+class Time(NamedTuple):
+    """Seconds by the clock, and of all cores together: these are little disturbed by what else the machine does."""
+
+    wall: float
+    cpu: float
 
 
 class TorchModels:
@@ -50,13 +58,13 @@ class TorchModels:
                                     top_k=0, top_p=1.0, max_new_tokens=tokens, eos_token_id=stop, pad_token_id=PAD,
                                     return_dict_in_generate=True, **more)
 
-    def seconds(self, function: Callable[[], object]) -> float:
-        """Wall time until all that was asked for is done."""
-        begun = time.perf_counter()
+    def time(self, function: Callable[[], object]) -> Time:
+        """Until all that was asked for is done."""
+        begun, busy = time.perf_counter(), time.process_time()
         function()
         if self.device != "cpu":
             torch.cuda.synchronize()
-        return time.perf_counter() - begun
+        return Time(time.perf_counter() - begun, time.process_time() - busy)
 
 
 @torch.inference_mode()
