@@ -200,7 +200,12 @@ def attend_at(query: Float[Array, "B S N H"], key: Float[Array, "B T K H"], valu
 def _logits(query: Float[Array, "R T N H"], keys: Float[Array, "R K C H"], scale: float,
             softcap: float | None) -> Float[Array, "R K Q T C"]:
     grouped = _per_key_head(query, keys.shape[1])
-    logits = jnp.einsum("rkqth,rkch->rkqtc", grouped, keys, preferred_element_type=jnp.float32) * scale
+    if query.shape[1] == 1:
+        # Keys first: as the right side of a product with so few rows, CPUs take longer to turn them than to multiply.
+        turned = jnp.einsum("rkch,rkqh->rkcq", keys, grouped[:, :, :, 0], preferred_element_type=jnp.float32)
+        logits = turned.swapaxes(2, 3)[:, :, :, None] * scale
+    else:
+        logits = jnp.einsum("rkqth,rkch->rkqtc", grouped, keys, preferred_element_type=jnp.float32) * scale
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 

@@ -56,6 +56,11 @@ class Transformer(nnx.Module):
     def layer(self, index: int | Int[Array, ""]) -> Block:
         return jax.tree.map(lambda parameter: parameter[index], self.blocks)
 
+    def layers(self) -> list[Block]:
+        """All layers apart, a copy of the weights: for a loop that calls `extend`. Taking layers by index within the loop would
+        copy them in every turn, because XLA does not move slices out of loops."""
+        return [self.layer(index) for index in range(self.config.layers)]
+
 
 def forward(model: Transformer, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
             segment_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -181,14 +186,15 @@ def _run(model: Transformer, tokens, positions, segment_ids, keep: bool):
     return model.final_norm(x), kept
 
 
-def extend(model: Transformer, cache: KVCache, tokens: Int[Array, "R T"],
-           lengths: Int[Array, " R"]) -> tuple[Float[Array, "R T D"], KVCache]:
+def extend(model: Transformer, cache: KVCache, tokens: Int[Array, "R T"], lengths: Int[Array, " R"],
+           layers: list[Block] | None = None) -> tuple[Float[Array, "R T D"], KVCache]:
     """Reads ``lengths[r] <= T`` new tokens of each row after what its cache holds.
 
     Args:
       cache: needs room: ``cache.lengths + T <= cache.capacity`` for every row.
       tokens: right-padded; what stands behind ``lengths`` is read into slots that the next call overwrites.
       lengths: int32[R]; 0 leaves a row as it was.
+      layers: `Transformer.layers`, taken before a loop.
 
     Returns:
       Hidden states [R, T, D] (entries at or after ``lengths`` are meaningless) and the longer cache.
@@ -199,6 +205,7 @@ def extend(model: Transformer, cache: KVCache, tokens: Int[Array, "R T"],
     windows = config.windows or (0,) * config.layers
     x = model.embed(tokens)
     keys, values = [], []
+    layers = model.layers() if layers is None else layers
     for index in range(config.layers):
 
         def read(query, key, value, index=index):
@@ -208,7 +215,7 @@ def extend(model: Transformer, cache: KVCache, tokens: Int[Array, "R T"],
             return attend_cached(query, keys[-1], values[-1], cache.lengths, prompt, config.attention_scale,
                                  config.attention_softcap, windows[index])
 
-        x = model.layer(index)(x, local if windows[index] else everywhere, read)
+        x = layers[index](x, local if windows[index] else everywhere, read)
     cache = dataclasses.replace(cache, keys=tuple(keys), values=tuple(values), lengths=cache.lengths + lengths)
     return model.final_norm(x), cache
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxprm.errors import InputError
 from jaxprm.generation import SamplingConfig, filter_logits, generate, sample, start
+from jaxprm.generation.sampler import draw
 from jaxprm.models import parameters
 from jaxprm.testing import scripted_policy, tiny_language_model
 from jaxprm.testing.oracles import filtered, next_token_logits
@@ -134,6 +135,16 @@ def test_frequencies_match_probabilities():
     assert scipy.stats.chisquare(kept[3:], count * np.array([0.375, 0.625])).pvalue > 0.001
     sharp = probabilities**2 / np.sum(probabilities**2)
     assert scipy.stats.chisquare(draw(SamplingConfig(temperature=0.5), 2), count * sharp).pvalue > 0.001
+
+
+@pytest.mark.parametrize("keys", [1, 5], ids=["one_key", "key_per_row"])
+def test_the_drawn_token_is_that_of_jax_random_categorical(keys):
+    values = filter_logits(4 * jax.random.normal(jax.random.key(1), (5, 300)), SamplingConfig(top_k=20))
+    values = values.at[0, 1:].set(-jnp.inf)
+    key = jax.random.key(2) if keys == 1 else jax.random.split(jax.random.key(2), keys)
+    tokens, _ = draw(key, values, SamplingConfig())
+    choose = jax.random.categorical if keys == 1 else jax.vmap(jax.random.categorical)
+    np.testing.assert_array_equal(tokens, choose(key, values))
 
 
 def test_samples_are_fixed_by_the_key_and_independent_over_tokens():
