@@ -201,9 +201,9 @@ def _logits(query: Float[Array, "R T N H"], keys: Float[Array, "R K C H"], scale
             softcap: float | None) -> Float[Array, "R K Q T C"]:
     grouped = _per_key_head(query, keys.shape[1])
     if query.shape[1] == 1:
-        # Keys first: as the right side of a product with so few rows, CPUs take longer to turn them than to multiply.
-        turned = jnp.einsum("rkch,rkqh->rkcq", keys, grouped[:, :, :, 0], preferred_element_type=jnp.float32)
-        logits = turned.swapaxes(2, 3)[:, :, :, None] * scale
+        # Keys first: with so few queries, a CPU takes longer to turn the keys than to multiply. XLA would swap the two again.
+        turned = jnp.einsum("rkch,rkqth->rkcqt", keys, grouped, preferred_element_type=jnp.float32)
+        logits = jnp.moveaxis(jax.lax.optimization_barrier(turned), 2, -1) * scale
     else:
         logits = jnp.einsum("rkqth,rkch->rkqtc", grouped, keys, preferred_element_type=jnp.float32) * scale
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
