@@ -1,7 +1,8 @@
-"""Policy and reward model of the countdown half of the study: the quickstart's recipe on "reach 24".
+"""Policy and reward models of the countdown half of the study: the quickstart's recipe on "reach 24".
 
-    OUT/policy/          a small language model, from texts of authors of whom only some find the way
-    OUT/reward_model/    starts from it; learns from its own solutions and from careless ones, with exact labels of every token
+    OUT/policy/            a small language model, from texts of authors of whom only some find the way
+    OUT/reward_model-0/    starts from it; learns from its solutions and from careless ones, with exact labels of every token.
+                           One per seed, which decides the solutions, the head and the order of the batches
 
 The quickstart itself is about chains of arithmetic (its authors have misconceptions about operators); what the two families
 share are the losses, the loop, the formats and the samplers.
@@ -41,7 +42,7 @@ PARTS = {"policy": Part("policy", 0.0, 0.4), "labels": Part("labels", 0.4, 0.75)
          "development": Part("development", 0.75, 0.85), "test": Part("test", 0.85, 1.0)}
 MODEL = TransformerConfig(vocab_size=192, layers=3, context=256)
 POLICY = TrainConfig(steps=700, optimizer=OptimizerConfig(learning_rate=3e-3))
-REWARD_MODEL = TrainConfig(steps=1800, optimizer=OptimizerConfig(learning_rate=1.5e-3))
+REWARD_MODEL = TrainConfig(steps=300, log_every=50, optimizer=OptimizerConfig(learning_rate=1.5e-3))
 PROBLEMS, CORPUS, SAMPLES, CARELESS, LIMIT = 1500, 24_000, 4, 16_000, 96
 RIGHT, DEAD_END = 0.4, 0.4  # authors who find the way; who take a step that leads nowhere; the others err in other ways
 ROW_TOKENS, POLICY_ROWS, REWARD_ROWS = 160, 20, 10
@@ -59,12 +60,13 @@ def problems(part: str, count: int) -> tuple[Problem, ...]:
     return tuple(found.values())
 
 
-def prepare(out: Path, seed: int, progress: Progress) -> None:
+def prepare(out: Path, seeds: Sequence[int], progress: Progress) -> None:
     """Trains what is missing."""
     if not (out / "policy").is_dir():
-        _train_policy(out, seed, progress)
-    if not (out / "reward_model").is_dir():
-        _train_reward_model(out, seed, progress)
+        _train_policy(out, progress)
+    for seed in seeds:
+        if not (out / f"reward_model-{seed}").is_dir():
+            _train_reward_model(out, seed, progress)
 
 
 def _written(key: tuple[int, ...], problem: Problem, right: float) -> tuple[str, ...]:
@@ -79,9 +81,9 @@ def _written(key: tuple[int, ...], problem: Problem, right: float) -> tuple[str,
     return TASK.corrupt(key, problem, reference, kind, step) or reference
 
 
-def _train_policy(out: Path, seed: int, progress: Progress) -> None:
+def _train_policy(out: Path, progress: Progress) -> None:
     asked = problems("policy", PROBLEMS)
-    texts = [(asked[place % len(asked)], _written((seed, 1, place), asked[place % len(asked)], RIGHT))
+    texts = [(asked[place % len(asked)], _written((0, 1, place), asked[place % len(asked)], RIGHT))
              for place in range(CORPUS)]
     step_format = StepFormat()
     tokenizer = train_sentencepiece([text for problem, steps in texts[:5000] for text in (problem.prompt, *steps)],
@@ -92,10 +94,10 @@ def _train_policy(out: Path, seed: int, progress: Progress) -> None:
         completion = [token for step in steps for token in encoder.encode_step(step)]
         completion[-1] = encoder.end_id  # the end token closes the last step
         examples.append(language_model_example(encoder.encode_prompt(problem.prompt), completion))
-    model = LanguageModel(dataclasses.replace(MODEL, vocab_size=tokenizer.vocab_size), rngs=nnx.Rngs(seed))
-    dataset = LanguageModelDataset(examples, row_tokens=ROW_TOKENS, batch_rows=POLICY_ROWS, seed=seed)
+    model = LanguageModel(dataclasses.replace(MODEL, vocab_size=tokenizer.vocab_size), rngs=nnx.Rngs(0))
+    dataset = LanguageModelDataset(examples, row_tokens=ROW_TOKENS, batch_rows=POLICY_ROWS, seed=0)
     model = fit(model, language_model_loss, dataset, POLICY, out / "train_policy", run={"study": "test_time_scaling"},
-                name=f"countdown {seed}: train the policy", progress=progress)
+                name="countdown: train the policy", progress=progress)
     save_model(out / "policy", model, encoder, {"study": "test_time_scaling"})
 
 
@@ -115,9 +117,9 @@ def _train_reward_model(out: Path, seed: int, progress: Progress) -> None:
     dataset = StepDataset(examples, row_tokens=ROW_TOKENS, row_steps=ROW_TOKENS, batch_rows=REWARD_ROWS, seed=seed,
                           overlong="drop")
     model = fit(model, token_loss(STEP_OBJECTIVES["binary_cross_entropy"], 1.0), dataset, REWARD_MODEL,
-                out / "train_reward_model", run={"study": "test_time_scaling"},
+                out / f"train_reward_model-{seed}", run={"study": "test_time_scaling"},
                 name=f"countdown {seed}: train the reward model", progress=progress)
-    save_model(out / "reward_model", model, loaded.encoder, {"study": "test_time_scaling"})
+    save_model(out / f"reward_model-{seed}", model, loaded.encoder, {"study": "test_time_scaling"})
 
 
 def _example(problem: Problem, steps: Sequence[str], encoder: StepEncoder) -> dict:

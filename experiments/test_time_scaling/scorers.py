@@ -5,31 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
 from jaxprm.models import HeadConfig, RewardModel, TransformerConfig, parameters, with_parameters
 from jaxprm.records import Problem
+from jaxprm.search.text_reader import TextReader
 
 SCORERS = ("oracle", "trained", "random")
-_SPREAD = 40.0
 
 
 def random_model(config: TransformerConfig, seed: int) -> RewardModel:
     """The trained model's architecture with fresh weights: a score that follows from the text and says nothing of its truth.
 
-    A fresh head scores everything near 0.5; it is scaled so that scores spread over (0, 1), as thresholds and softmaxes expect.
+    A fresh head is 0; here it is drawn so that logits have a deviation of about 2 and scores spread over (0, 1).
     """
     model = RewardModel(config, HeadConfig("scalar"), rngs=nnx.Rngs(1000 + seed))
     values = parameters(model)
-    return with_parameters(model, values | {"head.kernel": _SPREAD * values["head.kernel"]})
+    kernel = values["head.kernel"]
+    drawn = 2.0 * config.width**-0.5 * jax.random.normal(jax.random.key(1000 + seed), kernel.shape, kernel.dtype)
+    return with_parameters(model, values | {"head.kernel": drawn})
 
 
-class OracleReader:
+class OracleReader(TextReader):
     """Scores steps by the task's verifier: 1 if the path is right up to here (it can still become a solution), else 0.
 
-    Stands where `jaxprm.search.text_reader.TextReader` does; it reads text, so it goes with searches through text only.
+    It holds no model and nothing on the device; as it reads text, it goes with searches through text only.
 
     Args:
       task: its ``judge`` knows.

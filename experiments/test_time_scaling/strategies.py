@@ -9,7 +9,7 @@ What a size means, where M = min(4, N) steps are drawn behind a kept path (searc
     REBASE                  N paths, temperature 0.2
     particle                N particles, temperature 1
     entropy branching       N paths, 2 branches above 1 nat
-    tree (five variants)    N expansions of 4 children
+    tree (five variants)    2 N expansions of 4 children, so that at N = 4 the longest solution can end; as many simulations
     chunk reset, refine     N / 2 chains; 4 tries below 0.5; 2 rounds
     PATS, dual phase        N / 2, N or 2 N candidates; N candidates in four batches
 """
@@ -19,7 +19,9 @@ from __future__ import annotations
 from jaxprm.search import (DVTS, VARIANTS, Beam, ChunkReset, DualPhase, EarlyRejection, EntropyBranching, Greedy,
                            Lookahead, NodeStrategy, Particle, Pats, Rebase, Refine, Strategy, Tree, ValueGuided)
 
-SIZES = (16, 4, 64)
+SCORERS_AT = {16: ("trained", "oracle", "random"), 4: ("trained", "oracle", "random"), 64: ("trained", "oracle")}
+"""Which reward models guide the searches of a size, in the order in which they are run."""
+SIZES = tuple(SCORERS_AT)
 NODE_SIZES = (4, 16)
 """Trees hold the caches of all their nodes, and their turns follow one another."""
 
@@ -35,7 +37,7 @@ def level_strategies(size: int, step_tokens: int) -> dict[str, Strategy]:
 
 def node_strategies(size: int) -> dict[str, NodeStrategy]:
     """Strategies that go back to earlier steps."""
-    trees = {f"tree {name}": Tree(name, simulations=size, expansions=size, branch=4) for name in VARIANTS}
+    trees = {f"tree {name}": Tree(name, simulations=2 * size, expansions=2 * size, branch=4) for name in VARIANTS}
     return trees | {"chunk reset": ChunkReset(chains=size // 2), "refine": Refine(chains=size // 2),
                     "PATS": Pats(widths=(size // 2, size, 2 * size)), "dual phase": DualPhase(samples=size, batch=size // 4)}
 

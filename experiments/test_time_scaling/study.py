@@ -25,8 +25,8 @@ import countdown
 import jax
 import numpy as np
 import tables
-from scorers import SCORERS, OracleReader, random_model
-from strategies import NODE_SIZES, SIZES, by_oracle, level_strategies, node_strategies
+from scorers import OracleReader, random_model
+from strategies import NODE_SIZES, SCORERS_AT, SIZES, by_oracle, level_strategies, node_strategies
 
 from jaxprm.generation.local_text import LocalTextPolicy
 from jaxprm.generation.policy import LocalPolicy
@@ -48,8 +48,8 @@ from jaxprm.tasks.countdown import CountdownTask
 HERE = Path(__file__).parent
 TASKS, SEEDS = ("arithmetic", "countdown"), (0, 1, 2)
 # The quickstart reports on draws from 20,000 on; nobody has looked at these.
-PROBLEMS, START, POOL = 48, 60_000, 64
-BATCH_ROWS = 384  # problems x candidates at a time: short problems are done before long ones begin
+PROBLEMS, START, POOL = 40, 60_000, 64
+BATCH_ROWS = 1280  # problems x candidates at a time; each length of prompts is a compiled program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Setting:
 
 
 def setting(task: str, seed: int, run: Path, part: str) -> Setting:
-    """Loads models and problems."""
+    """Loads models and problems; ``run`` is one of the quickstart, or the folder of the countdown models."""
     if task == "arithmetic":
         quickstart = Quickstart(seed=RunDirectory.existing(run).config["seed"])
         family, limit = quickstart.task, quickstart.limit
@@ -87,7 +87,8 @@ def setting(task: str, seed: int, run: Path, part: str) -> Setting:
     else:
         family, limit, steps, step_tokens = countdown.TASK, countdown.LIMIT, 5, 20
         problems = list(countdown.problems(part, PROBLEMS))
-    policy, reward = load_language_model(run / "policy"), load_reward_model(run / "reward_model")
+    name = "reward_model" if task == "arithmetic" else f"reward_model-{seed}"
+    policy, reward = load_language_model(run / "policy"), load_reward_model(run / name)
     rewards = {"trained": reward.model, "random": random_model(reward.model.config, seed)}
     return Setting(family, problems, LocalPolicy(policy.model, policy.encoder, limit=limit), policy.encoder, rewards, steps,
                    step_tokens, seed)
@@ -147,12 +148,12 @@ Cell = tuple[str, Callable[[Setting], dict]]
 
 
 def cells(step_tokens: int) -> Iterator[Cell]:
-    """Name and work of every cell; what shares compiled programs stands together when seeds follow one another."""
+    """Name and work of every cell, the ones that say most first; the seeds of a cell share its compiled programs."""
     yield "pool", pool
     for size in SIZES:
         both = level_strategies(size, step_tokens) | (node_strategies(size) if size in NODE_SIZES else {})
-        for name, strategy in both.items():
-            for scorer in SCORERS:
+        for scorer in SCORERS_AT[size]:
+            for name, strategy in both.items():
                 if scorer != "oracle" or by_oracle(strategy):
                     yield f"{name}, {scorer}, {size}", functools.partial(search, scorer=scorer, strategy=strategy, size=size)
 
@@ -161,9 +162,8 @@ def work(task: str, out: Path, runs: list[Path], seeds: list[int], part: str, on
     """All cells of a task, the seeds of each one after the other."""
     jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
     if task == "countdown":
-        runs = [out / f"countdown-{seed}" for seed in seeds]
-        for seed, run in zip(seeds, runs):
-            countdown.prepare(run, seed, LogProgress())
+        runs = [out / "countdown"] * len(seeds)
+        countdown.prepare(runs[0], seeds, LogProgress())
     at = [setting(task, seed, run, part) for seed, run in zip(seeds, runs)]
     for name, run_cell in cells(at[0].step_tokens):
         if only and not any(name.split(",")[0] == one for one in only):
