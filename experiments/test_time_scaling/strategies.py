@@ -19,11 +19,12 @@ from __future__ import annotations
 from jaxprm.search import (DVTS, VARIANTS, Beam, ChunkReset, DualPhase, EarlyRejection, EntropyBranching, Greedy,
                            Lookahead, NodeStrategy, Particle, Pats, Rebase, Refine, Strategy, Tree, ValueGuided)
 
-SCORERS_AT = {16: ("trained", "oracle", "random"), 4: ("trained", "oracle", "random"), 64: ("trained", "oracle")}
-"""Which reward models guide the searches of a size, in the order in which they are run."""
-SIZES = tuple(SCORERS_AT)
-NODE_SIZES = (4, 16)
-"""Trees hold the caches of all their nodes, and their turns follow one another."""
+PLAN = ((16, "trained", "level"), (16, "oracle", "level"), (16, "trained", "node"), (64, "trained", "level"),
+        (16, "random", "level"), (4, "trained", "level"), (4, "trained", "node"), (64, "oracle", "level"),
+        (16, "random", "node"), (4, "oracle", "level"), (4, "random", "level"), (4, "random", "node"))
+"""Size, reward model and kind of strategy, those that say most first. Strategies that leave nodes are not run at 64: trees hold
+the caches of all their nodes, and turns follow one another."""
+SIZES = tuple(sorted({size for size, _, _ in PLAN}))
 
 
 def level_strategies(size: int, step_tokens: int) -> dict[str, Strategy]:

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import tables
 from scorers import OracleReader, random_model
-from strategies import NODE_SIZES, SCORERS_AT, SIZES, by_oracle, level_strategies, node_strategies
+from strategies import PLAN, by_oracle, level_strategies, node_strategies
 
 from jaxprm.generation.local_text import LocalTextPolicy
 from jaxprm.generation.policy import LocalPolicy
@@ -150,12 +150,10 @@ Cell = tuple[str, Callable[[Setting], dict]]
 def cells(step_tokens: int) -> Iterator[Cell]:
     """Name and work of every cell, the ones that say most first; the seeds of a cell share its compiled programs."""
     yield "pool", pool
-    for size in SIZES:
-        both = level_strategies(size, step_tokens) | (node_strategies(size) if size in NODE_SIZES else {})
-        for scorer in SCORERS_AT[size]:
-            for name, strategy in both.items():
-                if scorer != "oracle" or by_oracle(strategy):
-                    yield f"{name}, {scorer}, {size}", functools.partial(search, scorer=scorer, strategy=strategy, size=size)
+    for size, scorer, kind in PLAN:
+        for name, strategy in (level_strategies(size, step_tokens) if kind == "level" else node_strategies(size)).items():
+            if scorer != "oracle" or by_oracle(strategy):
+                yield f"{name}, {scorer}, {size}", functools.partial(search, scorer=scorer, strategy=strategy, size=size)
 
 
 def work(task: str, out: Path, runs: list[Path], seeds: list[int], part: str, only: list[str] | None) -> None:

@@ -80,7 +80,7 @@ def summary(folders: Sequence[Path]) -> dict:
         _add_confidence(points["best of N"], pools, scorer)
         points["adaptive best of N"] = [_adaptive(pools, scorer, confidence, mean) for confidence in CONFIDENCES]
         for name in (*level_strategies(4, 8), *node_strategies(4)):
-            rows = [_point(name, scorer, size, folders, curves[scorer], mean) for size in sorted(SIZES)]
+            rows = [_point(name, scorer, size, folders, curves[scorer], mean) for size in SIZES]
             if any(rows):
                 points[name] = [row for row in rows if row]
     found["errors"] = _errors(folders, curves, mean)
@@ -175,7 +175,7 @@ def _errors(folders, curves: dict[str, list], mean: Means) -> dict:
             rows.append(_error_row(size, values, any_right, mean))
         found[name] = rows
     for name in (*level_strategies(4, 8), *node_strategies(4)):
-        for size in sorted(SIZES):
+        for size in SIZES:
             cells = {scorer: _load(folders, name, scorer, size) for scorer in SCORERS}
             if cells["trained"]:
                 values = {scorer: np.array([cell["right"] for cell in some], float) for scorer, some in cells.items() if some}
