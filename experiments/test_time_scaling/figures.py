@@ -65,7 +65,7 @@ def _scaling(tasks: dict, path: Path) -> None:
             one.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             one.set(xlabel="policy tokens per problem", title=f"{task}, {TITLES[scorer]}")
         row[0].set_ylabel("problems solved")
-    _legend(figure, list(STYLES))
+    _legend(figure, [name for name in STYLES if any(name in found["points"]["trained"] for found in tasks.values())])
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -92,7 +92,7 @@ def _errors(tasks: dict, path: Path) -> None:
         row[0].invert_yaxis()
         row[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         row[0].set_title(f"{task}: differences in accuracy at N = 16")
-        row[0].legend(frameon=False, fontsize=9)
+        row[0].legend(frameon=False, fontsize=9, loc="lower right")
         for name, values in found["points"]["trained"].items():
             known = [value for value in values if "confidence" in value]
             if known:
