@@ -84,7 +84,7 @@ def test_on_a_mesh(model):
     mesh = make_mesh(4, 1, 2)
     alone = StepScorer(model, encoder=NoEncoder()).score_ids(ROWS)
     for values, expected in zip(StepScorer(model, NoEncoder(), mesh=mesh).score_ids(ROWS), alone):
-        np.testing.assert_allclose(values, expected, atol=1e-6)
+        np.testing.assert_allclose(values, expected, atol=2e-6)  # two numbers that are each as near to the oracle
 
 
 class NoEncoder:

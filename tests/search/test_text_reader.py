@@ -87,7 +87,8 @@ def test_incremental_scores_are_full_scores(model, encoder):
     for (*_, scores), expected in zip(paths, whole, strict=True):
         if isinstance(encoder, Changing):  # the first step's score was given before its tokens changed
             scores, expected = scores[1:], expected[1:]
-        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+        # Implicit scores are sums that pass through zero: they are rounded as their path's largest is.
+        np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max(initial=0))
     assert not any(reader.warnings)
 
 
