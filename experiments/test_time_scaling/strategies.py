@@ -20,7 +20,7 @@ from jaxprm.search import (DVTS, VARIANTS, Beam, ChunkReset, DualPhase, EarlyRej
                            Lookahead, NodeStrategy, Particle, Pats, Rebase, Refine, Strategy, Tree, ValueGuided)
 
 PLAN = ((16, "trained", "level"), (16, "oracle", "level"), (16, "trained", "node"), (4, "trained", "level"),
-        (4, "trained", "node"), (64, "trained", "level"), (16, "random", "level"), (4, "oracle", "level"),
+        (4, "trained", "node"), (16, "random", "level"), (4, "oracle", "level"), (64, "trained", "level"),
         (64, "oracle", "level"), (16, "random", "node"), (4, "random", "level"), (4, "random", "node"))
 """Size, reward model and kind of strategy, those that say most first. Strategies that leave nodes are not run at 64: trees hold
 the caches of all their nodes, and turns follow one another."""
