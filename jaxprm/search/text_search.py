@@ -40,7 +40,7 @@ def search_texts(policy: TextPolicy, reader: TextReader, strategy: Strategy, *, 
       max_steps: most levels.
       seed: with a problem's id and text, all that its random numbers follow from.
       aggregation: path value from step scores.
-      budget: limits beside ``max_steps``.
+      budget: limits beside ``max_steps``; not of compilations, of which a search through text has none (`Searcher` refuses it).
     """
     return _TextSearch(policy, reader, strategy, max_steps, seed, aggregation, budget).run()
 
