@@ -78,6 +78,21 @@ def test_caches_of_one_device_are_used_again(alone, reused):
     np.testing.assert_array_equal(again.tree.tokens, alone.tree.tokens)
 
 
+def test_the_compiled_program_gives_its_caches_back(monkeypatch, without_type_checks):
+    """XLA's own account of the program: the caches that come out lie in the memory of those that went in."""
+    seen, run = [], engine._run
+
+    def watched(models, state, buffers, *rest):
+        program = run.lower(models, state, buffers, *rest).compile()
+        seen.append((program.memory_analysis().alias_size_in_bytes, sum(x.nbytes for x in jax.tree.leaves(buffers))))
+        return run(models, state, buffers, *rest)
+
+    monkeypatch.setattr(engine, "_run", watched)
+    RUN(*MODELS, KEYS, *PROMPTS, Rebase(4))
+    (aliased, caches), = seen
+    assert aliased >= caches > 0
+
+
 def test_a_searcher_on_a_mesh():
     """Any of our meshes will do; a search over nodes runs there, too, and wants as many problems as the mesh can split."""
     policy = LocalTextPolicy(MODELS[0], ENCODER, max_steps=2, max_step_tokens=4)
