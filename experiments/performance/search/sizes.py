@@ -44,12 +44,12 @@ def main() -> None:
             jax.clear_caches()
             settings = SearchSettings(strategy, max_steps=config.search_steps, aggregation=config.aggregation,
                                       batch_problems=PROBLEMS, compaction=compaction, growth=growth)
-            searcher, times = Searcher(writer, reward.model, reward.encoder, settings), []
+            searcher, times, programs = Searcher(writer, reward.model, reward.encoder, settings), [], 0
             for _ in range(1 + REPEATS):
                 begun, busy = time.monotonic(), time.process_time()
                 found = searcher.run(problems)
                 times.append((time.monotonic() - begun, time.process_time() - busy))
-                programs = sum(one.costs.compilations for one in found) or programs
+                programs += sum(one.costs.compilations for one in found)
             best = [min(column) for column in zip(*times[1:])]
             print(f"| {name} | {compaction} | {growth} | {programs} | {times[0][0]:.1f} | {best[0]:.2f} | {best[1]:.2f} |",
                   flush=True)
