@@ -21,8 +21,8 @@ from jaxprm.search import (DVTS, VARIANTS, Beam, ChunkReset, DualPhase, EarlyRej
 
 PLAN = ((16, "trained", "level"), (16, "oracle", "level"), (16, "trained", "node"), (4, "trained", "level"),
         (4, "trained", "node"), (16, "random", "level"), (4, "oracle", "level"), (64, "trained", "level"),
-        (16, "oracle", "node"), (64, "oracle", "level"), (16, "random", "node"), (4, "oracle", "node"), (4, "random", "level"),
-        (4, "random", "node"), (64, "trained", "node"), (64, "oracle", "node"))
+        (16, "oracle", "node"), (64, "trained", "node"), (64, "oracle", "level"), (16, "random", "node"), (4, "oracle", "node"),
+        (4, "random", "level"), (4, "random", "node"), (64, "oracle", "node"))
 """Size, reward model and kind of strategy, those that say most first."""
 SIZES = tuple(sorted({size for size, _, _ in PLAN}))
 
