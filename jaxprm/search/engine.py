@@ -2,7 +2,7 @@
 
     row      a step is drawn by the policy, read once by the reward model           rows of a problem share its prompt's cache
     level    all rows of a problem; a strategy selects which candidates go on       caches are reordered here only
-    call     levels until every problem has stopped                                 one compiled program
+    call     prompts, then levels until every problem has stopped                   one compiled program
 
 Slots and rows: a level has C slots per problem. Only slots whose path goes on need a row of the caches, and rows are assigned
 anew at each level, those that go on first. So when paths have ended, the search can go on in a program with fewer rows per
@@ -129,14 +129,17 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
     # No path grows beyond the context or the last level.
     longest = min(max_steps * max_step_tokens, rules.context)
     slots = -(-longest // 2**growth)
-    state = _start(models, keys, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), strategy, rules, slots)
-    members, found = np.arange(len(lengths)), None
+    members, found, state, largest = np.arange(len(lengths)), None, None, (len(lengths), strategy.rows)
     while True:
-        shape, largest = state.rows.slots.shape, (len(lengths), strategy.rows)
+        shape = largest if state is None else state.rows.slots.shape
         halves = [_halvings(size, full, compaction, parts) for size, full, parts in zip(shape, largest, (batch_parts(), 1))]
-        until = int(state.level) + 1 if budget.on_host else max_steps
+        until = (0 if state is None else int(state.level)) + 1 if budget.on_host else max_steps
         stops = jnp.asarray((until, *(sizes[1] if len(sizes) > 1 else 0 for sizes in halves)), jnp.int32)
-        state, counts = _run(models, *_apart(state), jnp.asarray(limits), stops, strategy, rules)
+        if state is None:
+            given = keys, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths)
+            state, counts = _begin(models, *given, jnp.asarray(limits), stops, strategy, rules, slots)
+        else:
+            state, counts = _run(models, *_apart(state), jnp.asarray(limits), stops, strategy, rules)
         *counts, longest_row = map(int, counts)  # problems that go on, the most rows of one of them that do
         over = budget.reached_on_host(time.monotonic() - begun, _traced - traced)
         if not counts[0] or over:
@@ -174,8 +177,14 @@ def _spare(strategy: Strategy, rules: Rules) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "rules", "slots"))
-def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Rules, slots: int) -> _Search:
+def _begin(models: Models, keys, prompts, lengths, limits, stops, strategy: Strategy, rules: Rules,
+           slots: int) -> tuple[_Search, tuple[Array, Array, Array]]:
+    """Reads the prompts, and runs `_levels`: a whole search, unless its size changes or the host watches it."""
     _trace()
+    return _levels(models, _start(models, keys, prompts, lengths, strategy, rules, slots), limits, stops, strategy, rules)
+
+
+def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Rules, slots: int) -> _Search:
     prompts, lengths = split_rows((prompts, lengths))
     problems, wide, levels, room = prompts.shape[0], strategy.rows, rules.max_steps, rules.max_step_tokens
     capacity = slots + _spare(strategy, rules)
@@ -201,11 +210,16 @@ def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Ru
 @functools.partial(jax.jit, static_argnames=("strategy", "rules"), donate_argnames="buffers")
 def _run(models: Models, state: _Search, buffers: tuple, limits, stops, strategy: Strategy,
          rules: Rules) -> tuple[_Search, tuple[Array, Array, Array]]:
+    """`_levels` of a search that has begun, in its caches, which are given up."""
+    _trace()
+    return _levels(models, _together(state, buffers), limits, stops, strategy, rules)
+
+
+def _levels(models: Models, state: _Search, limits, stops, strategy: Strategy,
+            rules: Rules) -> tuple[_Search, tuple[Array, Array, Array]]:
     """Levels until every problem has stopped, level ``stops[0]`` is reached, at most ``stops[1]`` problems go on, none of them
     in more than ``stops[2]`` rows, or the caches have no room for one more level; and these two numbers, and the most tokens
     that a row's cache holds."""
-    _trace()
-    state = _together(state, buffers)
 
     slots = state.rows.policy.cache.capacity - _spare(strategy, rules)
 

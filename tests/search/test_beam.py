@@ -268,7 +268,7 @@ def test_the_order_of_problems_does_not_matter(random_models):
 
 
 def test_one_compilation_per_shape(random_models):
-    """Another key, other lengths, other parameters, another budget: the same two programs (one reads the prompts)."""
+    """Another key, other lengths, other parameters, another budget: the same program."""
     tokens, lengths = random_prompts()
     SEARCH(*random_models, jax.random.key(0), tokens, lengths, **RANDOM)
     again = SEARCH(*random_models, jax.random.key(1), tokens, lengths - 1, **RANDOM, budget=Budget(policy_tokens=9))

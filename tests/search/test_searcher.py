@@ -118,7 +118,7 @@ def test_a_policy_that_is_its_own_reward_model_reads_its_text_once():
 
 
 def test_few_shapes_are_compiled_and_settings_reach_the_search(monkeypatch):
-    """Twelve problems of 3 to 17 words: batches of two widths, each of which is two programs (one reads the prompts)."""
+    """Twelve problems of 3 to 17 words: batches of two widths, each of which is one program."""
     settings = dataclasses.replace(SETTINGS, compaction=1, growth=2)
     problems = [Problem(f"p{words}", "w1 " * words) for words in (3, 17, 5, 4, 9, 16, 6, 7, 11, 13, 8, 15)]
     calls, original = [], searcher.search
@@ -131,7 +131,7 @@ def test_few_shapes_are_compiled_and_settings_reach_the_search(monkeypatch):
     policy = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4, max_step_tokens=5)
     run = Searcher(policy, REWARD, ENCODER, settings).run
     compiled = sum(found.costs.compilations for found in run(problems))
-    assert calls == [((4, 16), 1, 2), ((4, 16), 1, 2), ((4, 20), 1, 2)] and 2 <= compiled <= 2 * 2
+    assert calls == [((4, 16), 1, 2), ((4, 16), 1, 2), ((4, 20), 1, 2)] and 1 <= compiled <= 2
     assert not any(found.costs.compilations for found in run(problems[::-1]))
 
 
