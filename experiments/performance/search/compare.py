@@ -81,7 +81,7 @@ class Comparison:
         shape = candidates, options.expansions, steps, options.step_tokens
         prompt = self.prompts[:problems]
         if name == "jaxprm":
-            levels = None if options.doublings else 1  # a program for each size of the caches, which paths must reach
+            levels = steps // 2 + 2 if options.doublings else 1  # caches of all sizes, each of which is a program
             return (lambda: self.ours.search(0, prompt.numpy(), *shape, levels=levels),
                     lambda: counts_of(self.ours, self.ours.search(0, prompt.numpy(), *shape), options.prompt))
         if name == "again":
