@@ -7,7 +7,7 @@
 Slots and rows: a level has C slots per problem. Only slots whose path goes on need a row of the caches, and rows are assigned
 anew at each level, those that go on first. So when paths have ended, the search can go on in a program with fewer rows per
 problem, and without the problems that have stopped (``compaction``): finished rows stop costing. And caches can begin with room
-for short paths, and go on in a program with more (``growth``): what is never written is not read.
+for short paths, and go on in a program with more (``doublings``): what is never written is not read.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
            prompts: Int[Array | np.ndarray, "B P"], lengths: Int[Array | np.ndarray, " B"], strategy: Strategy, *,
            max_steps: int, max_step_tokens: int, sampling: SamplingConfig = SamplingConfig(), aggregation: Aggregation = "min",
            separator_id: int, end_id: int, read_back: int = 0, budget: Budget = Budget(), compaction: int = 0,
-           growth: int = 0) -> SearchResult:
+           doublings: int = 0) -> SearchResult:
     """Searches B problems at once. Policy and reward model share token ids and prompt format.
 
     Under a mesh with Auto axes (`auto_axes`, `mesh_scope`) problems are split over data and fsdp, which must divide B; both
@@ -102,7 +102,7 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
       budget: limits beside ``max_steps``.
       compaction: how often the rows per problem, and the problems, may be halved once fewer go on. Each size that is reached is
         one more compiled program, so it pays for long searches and models whose compilation is short beside them.
-      growth: how often the caches may double: they begin with room for the 2^growth-th part of the longest path that
+      doublings: how often the caches may double: they begin with room for the 2^doublings-th part of the longest path that
         ``max_steps`` and the context allow. Each size that is reached is one more program, too; no more memory is taken, and
         read for every token, than paths as long as these need.
 
@@ -119,7 +119,7 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
                   min(policy.config.context, reward_model.config.context), shared)
     lengths = np.asarray(lengths, np.int32)
     check_prompts(lengths, prompts.shape, rules)
-    for field, value in (("compaction", compaction), ("growth", growth)):
+    for field, value in (("compaction", compaction), ("doublings", doublings)):
         if value < 0:
             raise InputError("must not be negative", field=field, value=value)
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
@@ -128,7 +128,7 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
     models = Models(policy, reward_model)
     # No path grows beyond the context or the last level.
     longest = min(max_steps * max_step_tokens, rules.context)
-    slots = -(-longest // 2**growth)
+    slots = -(-longest // 2**doublings)
     members, found, state, largest = np.arange(len(lengths)), None, None, (len(lengths), strategy.rows)
     while True:
         shape = largest if state is None else state.rows.slots.shape

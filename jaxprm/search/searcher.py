@@ -50,7 +50,7 @@ class SearchSettings:
       batch_problems: problems that are searched at a time.
       compaction: how often the rows that are computed may be halved when paths have ended (`jaxprm.search.engine.search`);
         results do not depend on it. For level strategies in a compiled search.
-      growth: how often the caches of a compiled search may double as paths get longer; likewise.
+      doublings: how often the caches of a compiled search may double as paths get longer; likewise.
       seed: everything random follows from it and from a problem's id and text.
     """
 
@@ -61,11 +61,11 @@ class SearchSettings:
     budget: Budget = Budget()
     batch_problems: int = 32
     compaction: int = 0
-    growth: int = 0
+    doublings: int = 0
     seed: int = 0
 
     def __post_init__(self):
-        for field, least in (("max_steps", 1), ("batch_problems", 1), ("compaction", 0), ("growth", 0)):
+        for field, least in (("max_steps", 1), ("batch_problems", 1), ("compaction", 0), ("doublings", 0)):
             if getattr(self, field) < least:
                 raise InputError(f"must be at least {least}", field=field, value=getattr(self, field))
         for field, known in (("aggregation", (*AGGREGATIONS, None)), ("vote", VOTES)):
@@ -104,7 +104,7 @@ class Searcher:
         local = isinstance(policy, LocalTextPolicy)
         self.compiled = (local and isinstance(model, RewardModel) and isinstance(encoder, StepEncoder)
                          and isinstance(policy.encoder, StepEncoder) and share_ids(policy.encoder, encoder))
-        for field in ("compaction", "growth"):
+        for field in ("compaction", "doublings"):
             if isinstance(settings.strategy, NodeStrategy) and getattr(settings, field):
                 raise InputError(f"is of level strategies; {settings.strategy.name} has none", field=field,
                                  value=getattr(settings, field), hint="leave it out")
@@ -170,7 +170,7 @@ class Searcher:
         how = dict(max_steps=settings.max_steps, max_step_tokens=policy.max_step_tokens, sampling=policy.sampling,
                    aggregation=self.aggregation, separator_id=encoder.separator_id, end_id=encoder.end_id,
                    read_back=encoder.read_back, budget=settings.budget)
-        sizes = dict(compaction=settings.compaction, growth=settings.growth)
+        sizes = dict(compaction=settings.compaction, doublings=settings.doublings)
         with mesh_scope(self.mesh):
             if isinstance(settings.strategy, NodeStrategy):
                 found, as_searched = settings.strategy.search(*given, **how), from_nodes
@@ -197,7 +197,7 @@ def _check_text_search(settings: SearchSettings, mesh: jax.sharding.Mesh | None)
             (not level, "strategy", strategy.name, "goes back to earlier steps"),
             (level and strategy.partial_tokens, "strategy", strategy.name, "works inside a step"),
             (settings.compaction, "compaction", settings.compaction, "leaves out rows of compiled programs"),
-            (settings.growth, "growth", settings.growth, "enlarges the caches of compiled programs"),
+            (settings.doublings, "doublings", settings.doublings, "enlarges the caches of compiled programs"),
             (settings.budget.compilations, "compilations", settings.budget.compilations, "limits the programs of a search"),
             (devices, "mesh", devices, "splits problems over devices")):
         if refused:

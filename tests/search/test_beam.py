@@ -287,7 +287,7 @@ def test_bad_strategies_are_refused(changes, field, without_type_checks):
 
 @pytest.mark.parametrize("changes, field", [(dict(max_steps=0), "max_steps"), (dict(max_step_tokens=0), "max_step_tokens"),
                                             (dict(aggregation="median"), "aggregation"), (dict(compaction=-1), "compaction"),
-                                            (dict(growth=-1), "growth"),
+                                            (dict(doublings=-1), "doublings"),
                                             (dict(max_step_tokens=62), "lengths")])
 def test_bad_settings_are_refused(changes, field, without_type_checks):
     with pytest.raises(InputError, match=f"field '{field}' = "):

@@ -52,9 +52,9 @@ def plain(random_models, prompts):
     return search(*random_models, jax.random.key(3), *prompts, Rebase(4), **RANDOM)
 
 
-@pytest.mark.parametrize("sizes, most", [(dict(compaction=1), 4 + 3), (dict(growth=2), 3 + 2),
-                                         (dict(compaction=1, growth=1), 6 + 5)],
-                         ids=["compaction", "growth", "both"])
+@pytest.mark.parametrize("sizes, most", [(dict(compaction=1), 4 + 3), (dict(doublings=2), 3 + 2),
+                                         (dict(compaction=1, doublings=1), 6 + 5)],
+                         ids=["compaction", "doublings", "both"])
 def test_sizes_change_nothing_but_what_is_computed(random_models, prompts, plain, sizes, most):
     """Eight problems whose searches end at different levels: with fewer and fewer rows and problems, and caches that grow, the
     trees stay the same, down to the last token, and every cache still gives the scores of the whole text."""
@@ -74,7 +74,7 @@ def test_sizes_change_nothing_but_what_is_computed(random_models, prompts, plain
 @pytest.mark.parametrize("strategy", [Lookahead(Beam(1, 4)), EarlyRejection(Beam(1, 4), tokens=2)], ids=["lookahead", "early"])
 def test_caches_that_grow_have_room_for_what_is_thrown_away(random_models, prompts, strategy):
     run = functools.partial(search, *random_models, jax.random.key(3), *prompts, strategy, **RANDOM)
-    few, grown = run(), run(growth=4)
+    few, grown = run(), run(doublings=4)
     np.testing.assert_array_equal(few.tree.tokens, grown.tree.tokens)
     np.testing.assert_allclose(few.tree.values, grown.tree.values, atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_caches_begin_small(random_models, prompts, monkeypatch):
 
     monkeypatch.setattr(engine, "_levels", watched)
     engine._begin.clear_cache(), engine._run.clear_cache()  # what is watched is the tracing
-    search(*random_models, jax.random.key(3), *prompts, Rebase(4), growth=3, **RANDOM)
+    search(*random_models, jax.random.key(3), *prompts, Rebase(4), doublings=3, **RANDOM)
     assert slots[0] == 2 + 4 and slots == sorted(set(slots)) and set(slots) <= {2 + 4, 4 + 4, 8 + 4, 16 + 4}
 
 

@@ -38,7 +38,7 @@ class OurModels:
         return search(self.policy, self.reward, jax.random.key(key), prompts.astype(np.int32),
                       np.full(len(prompts), prompts.shape[1], np.int32), Beam(candidates // expansions, expansions),
                       max_steps=steps, max_step_tokens=step_tokens, sampling=SAMPLING, separator_id=SEPARATOR, end_id=END,
-                      budget=Budget(levels=levels), growth=self.doublings)
+                      budget=Budget(levels=levels), doublings=self.doublings)
 
 
 def counts_of(models: OurModels, result: SearchResult, prompt: int) -> Counts:

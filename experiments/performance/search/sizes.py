@@ -1,4 +1,4 @@
-"""What programs with fewer rows (`compaction`) and caches that grow (`growth`) save, and what compiling them costs.
+"""What programs with fewer rows (`compaction`) and caches that grow (`doublings`) save, and what compiling them costs.
 
     make quickstart                                                        # runs/quickstart
     python experiments/performance/search/sizes.py runs/quickstart         # some minutes on 2 quiet CPU cores
@@ -38,12 +38,12 @@ def main() -> None:
     writer = LocalTextPolicy(policy.model, policy.encoder, max_steps=config.search_steps,
                              max_step_tokens=config.search_step_tokens)
     problems = [config.task.sample((config.seed, START + place), PARTS["test"]) for place in range(PROBLEMS)]
-    print("| strategy | compaction | growth | programs | first search, s | later, s | later, CPU s |\n" + "|---" * 7 + "|")
+    print("| strategy | compaction | doublings | programs | first search, s | later, s | later, CPU s |\n" + "|---" * 7 + "|")
     for name, strategy in STRATEGIES.items():
-        for compaction, growth in SIZES:
+        for compaction, doublings in SIZES:
             jax.clear_caches()
             settings = SearchSettings(strategy, max_steps=config.search_steps, aggregation=config.aggregation,
-                                      batch_problems=PROBLEMS, compaction=compaction, growth=growth)
+                                      batch_problems=PROBLEMS, compaction=compaction, doublings=doublings)
             searcher, times, programs = Searcher(writer, reward.model, reward.encoder, settings), [], 0
             for _ in range(1 + REPEATS):
                 begun, busy = time.monotonic(), time.process_time()
@@ -51,7 +51,7 @@ def main() -> None:
                 times.append((time.monotonic() - begun, time.process_time() - busy))
                 programs += sum(one.costs.compilations for one in found)
             best = [min(column) for column in zip(*times[1:])]
-            print(f"| {name} | {compaction} | {growth} | {programs} | {times[0][0]:.1f} | {best[0]:.2f} | {best[1]:.2f} |",
+            print(f"| {name} | {compaction} | {doublings} | {programs} | {times[0][0]:.1f} | {best[0]:.2f} | {best[1]:.2f} |",
                   flush=True)
 
 
