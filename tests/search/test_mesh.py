@@ -54,7 +54,8 @@ def reused(monkeypatch):
 
 
 @pytest.mark.parametrize("sizes, how, part", [((8, 1, 1), dict(budget=Budget(seconds=1e9)), (4, 4)),
-                                              ((2, 1, 4), dict(compaction=1, doublings=1), (8, 1))], ids=["data", "data-tensor"])
+                                              ((2, 1, 4), dict(compaction=1, doublings=1), (8, 1))],
+                         ids=["data", "data-tensor"])
 def test_levels_on_a_mesh(sizes, how, part, alone, reused):
     """The same keys, the same tokens. Problems are split over data, heads over tensor: ``part``, rows and heads of a device."""
     mesh = auto_axes(make_mesh(*sizes))
