@@ -12,7 +12,7 @@ from jaxprm.search import Beam, Distinct, EarlyRejection, Lookahead, ValueGuided
 from jaxprm.search.searcher import Searcher, SearchSettings
 from jaxprm.steps import StepEncoder, StepFormat
 from jaxprm.testing import scripted_reward_model, tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
-from jaxprm.testing.scripted_text import ScriptedTextPolicy
+from jaxprm.testing.scripted_text import ScriptedTextPolicy, _ScriptedSession
 
 WORDS = word_tokenizer([f"w{i}" for i in range(11)])
 CONFIG = tiny_config(vocab_size=WORDS.vocab_size, context=48, layers=1)
@@ -80,3 +80,14 @@ def test_what_cannot_be_judged_or_completed(whole, score):
     else:
         assert [(node.tokens, node.score, node.value) for node in found.nodes][::3] == [(9, None, None)] * 2
         assert found.warnings == {"steps that did not end": 2} and found.chosen is None
+
+
+def test_a_beginning_that_is_never_completed_is_not_used(monkeypatch):
+    """As where an endpoint fails between the two parts: what was drawn and read is counted, and nothing else."""
+    draw = _ScriptedSession.sample
+    monkeypatch.setattr(_ScriptedSession, "sample", lambda self, *given: [
+        [None if given[-1].rest else sample for sample in row] for row in draw(self, *given)])
+    found = run(lambda problem, path, rng: StepSample("w1 w4 w3", 4, "step"))
+    assert [(node.text, node.value, node.kept) for node in found.nodes] == [("w1 w4", None, False)] * 4
+    assert found.chosen is None and found.stopped_by == "finished" and not found.warnings
+    assert (found.costs.policy_tokens, found.costs.reward_tokens) == (8, 4 + 8)
