@@ -17,7 +17,7 @@ from jaxprm.errors import InputError
 from jaxprm.generation.policy import pad_prompts
 from jaxprm.generation.sampler import Generation, Samples, SamplingConfig, entropy, generate, start
 from jaxprm.generation.stops import stop_at_ids
-from jaxprm.generation.text import Ahead, Ending, StepSample, problem_seed
+from jaxprm.generation.text import Ahead, Ending, Part, StepSample, problem_seed
 from jaxprm.generation.text_encoder import TextEncoder
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Problem
@@ -74,7 +74,7 @@ class LocalTextPolicy:
         """What a step says, without what has ended it."""
         if isinstance(self.encoder, TextEncoder):
             return self.encoder.decode_step(ids, ending == "solution")
-        return self.encoder.tokenizer.decode(ids if ending == "cut" else ids[:-1])
+        return self.encoder.tokenizer.decode(ids[:-1] if ending in ("step", "solution") else ids)
 
     def begin(self, problems: Sequence[Problem], width: int, seed: int) -> LocalSession:
         return LocalSession(self, problems, width, seed)
@@ -100,10 +100,16 @@ class LocalSession:
         self._state: Generation = _start(policy.model, jnp.asarray(tokens), jnp.asarray(lengths), width,
                                          policy.max_steps * policy.max_step_tokens + 1)
         self._keys = problem_keys(problems, seed)
+        self._begun: Samples | None = None  # what was drawn last
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None,
+               part: Part | None = None) -> list[list[StepSample | None]]:
         policy, sampling = self._policy, self._policy.sampling
-        room = self.positions + policy.max_step_tokens <= policy.model.config.context
+        begun = self._begun if part is not None and part.rest else None
+        before = 0 if begun is None else part.tokens
+        left = policy.max_step_tokens - before
+        limit, open_ = (part.tokens, "begun") if part is not None and not part.rest else (left, "cut")
+        room = self.positions + left <= policy.model.config.context
         if ahead is None:
             for row in np.flatnonzero((active & ~room).any(1)).tolist():
                 self.warnings[row]["policy's context is full"] += int((active & ~room)[row].sum())
@@ -112,18 +118,22 @@ class LocalSession:
         active = active & room
         keys = _row_keys(self._keys, jnp.int32(level), self._shape[1], -1 if ahead is None else ahead.number)
         found, self._state = _generate(policy.model, self._state, keys, jnp.asarray(active.reshape(-1)), sampling,
-                                       policy.max_step_tokens, stops=policy.stops, entropies=policy.entropies)
+                                       limit, stops=policy.stops, entropies=policy.entropies, before=before,
+                                       written=None if begun is None else begun.written)
         found = jax.device_get(found)
         lengths = found.lengths.reshape(self._shape)
         self.forwards += lengths.max(1)
         self.positions = self.positions + lengths
         following = np.asarray(_entropy(self._state.next_logits)) if policy.entropies else None
-        rows = [self._step(found, row, following) if active.flat[row] else None for row in range(active.size)]
+        if begun is not None:
+            found = _joined(begun, found)
+        self._begun = found
+        rows = [self._step(found, row, following, open_) if active.flat[row] else None for row in range(active.size)]
         return [rows[start : start + self._shape[1]] for start in range(0, len(rows), self._shape[1])]
 
-    def _step(self, found: Samples, row: int, following: np.ndarray | None) -> StepSample:
+    def _step(self, found: Samples, row: int, following: np.ndarray | None, open_: Ending) -> StepSample:
         length = int(found.lengths[row])
-        ending = "solution" if found.finished[row] else "step" if found.closed[row] else "cut"
+        ending = "solution" if found.finished[row] else "step" if found.closed[row] else open_
         text = self._policy.text(found.tokens[row, :length].tolist(), ending)
         sample = StepSample(text, length, ending, float(found.log_probs[row, :length].sum()))
         if following is None:
@@ -145,3 +155,10 @@ class LocalSession:
     def back(self, mark: Any) -> None:
         lengths, logits, self.positions = mark
         self._state = Generation(dataclasses.replace(self._state.cache, lengths=lengths), logits)
+
+
+def _joined(begun: Samples, rest: Samples) -> Samples:
+    """Beginnings of steps and their rest: the whole steps in rows that went on, which had drawn all tokens of their part."""
+    join = lambda name: np.concatenate([getattr(begun, name), getattr(rest, name)], axis=1)  # noqa: E731
+    return dataclasses.replace(rest, tokens=join("tokens"), log_probs=join("log_probs"), lengths=begun.lengths + rest.lengths,
+                               entropies=None if rest.entropies is None else join("entropies"))

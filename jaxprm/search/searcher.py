@@ -195,7 +195,6 @@ def _check_text_search(settings: SearchSettings, mesh: jax.sharding.Mesh | None)
     level, devices = isinstance(strategy, Strategy), None if mesh is None else tuple(mesh.shape.values())
     for refused, field, value, why in (
             (not level, "strategy", strategy.name, "goes back to earlier steps"),
-            (level and strategy.partial_tokens, "strategy", strategy.name, "works inside a step"),
             (settings.compaction, "compaction", settings.compaction, "leaves out rows of compiled programs"),
             (settings.doublings, "doublings", settings.doublings, "enlarges the caches of compiled programs"),
             (settings.budget.compilations, "compilations", settings.budget.compilations, "limits the programs of a search"),
@@ -249,9 +248,9 @@ def from_result(result: SearchResult, row: int, problem: Problem, encoder: StepE
                 continue
             ids = tree.tokens[row, level, place, :length].tolist()
             value, finished = float(tree.values[row, level, place]), bool(tree.finished[row, level, place])
-            closed = ids[-1] in (encoder.separator_id, encoder.end_id)
-            scored = closed and ids != [encoder.end_id]
-            cut += not closed
+            closed, rejected = ids[-1] in (encoder.separator_id, encoder.end_id), length < tree.tokens.shape[-1]
+            scored = ids != [encoder.end_id] if closed else rejected
+            cut += not (closed or rejected)  # a step that was not rejected early was drawn to its end, or the limit
             at[level, place] = len(nodes)
             score = float(tree.scores[row, level, place])
             nodes.append(Node(len(nodes), before, encoder.tokenizer.decode(ids[:-1] if closed else ids), length,

@@ -6,6 +6,9 @@ back to what both have in common, and the rest is read, and counted, again.
 
     held    [q ? a |]              steps ("a",)
     now     [q ? a | b |]          steps ("a", "b"): [b |] is read, and the score is that of the last step's read position
+
+The beginning of a step can be read before the step is whole: of our own encoder without a separator, at its last token; of any
+other as that encoder writes a step, so that what closes it is read, and read again behind the whole step.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.policy import pad_prompts
@@ -50,7 +53,8 @@ class _Path:
 
 @dataclasses.dataclass(frozen=True)
 class _Encoded:
-    """A path's steps, the ids to be read, where the last step is read, and the first position whose log-ratio counts."""
+    """A path's steps that are whole, the ids to be read, where the last of them (or its beginning) is read, and the first
+    position whose log-ratio counts."""
 
     steps: tuple[str, ...]
     ids: list[int]
@@ -90,35 +94,44 @@ class TextReader:
         self.flops = np.zeros(len(problems))
         self.warnings: list[Counter[str]] = [Counter() for _ in problems]
 
-    def read(self, texts: Sequence[Sequence[str | None]]) -> Float[np.ndarray, "B C"]:
-        """The score of one more step of each path that has one; NaN for the others, and for steps that cannot be read."""
+    def read(self, texts: Sequence[Sequence[str | None]],
+             begun: Bool[np.ndarray, "B C"] | None = None) -> Float[np.ndarray, "B C"]:
+        """The score of one more step of each path that has one; NaN for the others, and for steps that cannot be read.
+
+        ``begun``: it is the beginning of a step, which the path's next one completes; ``None`` = none is.
+        """
         scores = np.full((len(self.problems), self.width), np.nan, np.float32)
         encoded: dict[tuple[int, int], _Encoded] = {}
         for row, rows in enumerate(texts):
             for place, text in enumerate(rows):
                 if text is not None:
                     before = self._paths[row][place].steps if self._paths else ()
-                    found = self._encode(row, (*before, text))
+                    found = self._encode(row, (*before, text), begun is not None and bool(begun[row, place]))
                     if found is not None:
                         encoded[row, place] = found
         if self._device is None and (encoded or isinstance(self.encoder, StepEncoder)):
-            self._begin(encoded)
+            self._begin(encoded, begun is not None)
         if not encoded:
             return scores
         held = np.array([[len(path.ids) - len(prompt) for path in rows] for rows, prompt in zip(self._paths, self._prompts)])
         new: dict[tuple[int, int], list[int]] = {}
+        back = np.zeros(scores.shape, np.int32)
         for (row, place), found in list(encoded.items()):
             # Of an implicit model the newest token is a target only, and is read with the next step.
-            known = min(_common(self._paths[row][place].ids, found.ids), len(found.ids) - 1) - self._lag
+            common = _common(self._paths[row][place].ids, found.ids)
+            known = min(common, len(found.ids) - 1) - self._lag
+            if common < len(self._paths[row][place].ids):  # the newest state is of a token that is cut off
+                known = min(known, found.end)
             behind = known - (len(self._prompts[row]) - self._lag)
             if behind < 0:
                 self.warnings[row]["step unreadable: it changes how the problem is encoded"] += 1
                 del encoded[row, place]
             else:
                 held[row, place], new[row, place] = behind, found.ids[known:]
+                back[row, place] = len(found.ids) - 1 - found.end
         if not encoded:
             return scores
-        values = self._device.read(held, new)
+        values = self._device.read(held, new, back)
         for (row, place), found in encoded.items():
             ratios = ()
             if self._lag:
@@ -159,9 +172,9 @@ class TextReader:
         if self._device is not None:
             self._device.back(on_device)
 
-    def _encode(self, row: int, steps: tuple[str, ...]) -> _Encoded | None:
+    def _encode(self, row: int, steps: tuple[str, ...], begun: bool = False) -> _Encoded | None:
         try:
-            found = _Encoded(steps, *self._row(self.problems[row].prompt, steps))
+            found = _Encoded(steps[: len(steps) - begun], *self._row(self.problems[row].prompt, steps, begun))
         except InputError as error:
             self.warnings[row][f"step unreadable: {error.message}"] += 1
             return None
@@ -170,12 +183,16 @@ class TextReader:
             return None
         return found
 
-    def _row(self, prompt: str, steps: tuple[str, ...]) -> tuple[list[int], int, int]:
+    def _row(self, prompt: str, steps: tuple[str, ...], begun: bool) -> tuple[list[int], int, int]:
         """Ids to be read, where the last step is read, and the first position whose log-ratio counts."""
         if isinstance(self.encoder, StepEncoder):  # it joins pieces that are encoded alone, so each of them is encoded once
             pieces = [self._piece("prompt", prompt), *(self._piece("step", step) for step in steps)]
+            if begun and self.encoder.separator_id is not None:
+                pieces[-1] = pieces[-1][:-1]
+                if not pieces[-1]:
+                    raise InputError("has no token", field="step", value=steps[-1])
             ids = [token for piece in pieces for token in piece]
-            return ids, len(ids) - 1 - self.encoder.read_back - self._lag, len(pieces[0]) - 1
+            return ids, len(ids) - 1 - (0 if begun else self.encoder.read_back) - self._lag, len(pieces[0]) - 1
         if hasattr(self.encoder, "encode_rows"):
             ids, ends, *start = self.encoder.encode_rows(prompt, steps, None)[-1]
         else:
@@ -185,21 +202,25 @@ class TextReader:
 
     def _piece(self, kind: str, text: str) -> list[int]:
         if (kind, text) not in self._known:
-            if kind == "step" and not text.strip():  # read like any other, as the compiled search does
+            if kind == "step" and not text.strip() and self.encoder.separator_id is not None:
+                # Read like any other, as the compiled search does.
                 ids = [*self.encoder.tokenizer.encode(text), self.encoder.separator_id]
             else:
                 ids = getattr(self.encoder, f"encode_{kind}")(text)
             self._known[kind, text] = ids
         return self._known[kind, text]
 
-    def _begin(self, first: dict[tuple[int, int], _Encoded]) -> None:
-        """Reads the prompts: those of our own format as they are, else what the first encodings of a problem have in common."""
+    def _begin(self, first: dict[tuple[int, int], _Encoded], begun: bool) -> None:
+        """Reads the prompts: those of our own format as they are, else what the first encodings of a problem have in common;
+        of beginnings, whose last token may change, what they have in common with any step."""
         for row, problem in enumerate(self.problems):
             mine = [found for (owner, _), found in first.items() if owner == row]
             if isinstance(self.encoder, StepEncoder):
                 common = self._piece("prompt", problem.prompt)
                 common = common if len(common) < self._context else []  # there is no room for a step
-            elif mine:  # not the token at which a step is read, nor any whose log-ratio counts
+            elif mine:
+                mine += [found for text in ("0", "a") if begun and (found := self._encode(row, (text,))) is not None]
+                # Not the token at which a step is read, nor any whose log-ratio counts.
                 common = functools.reduce(lambda ids, found: ids[: _common(ids, found.ids)], mine, mine[0].ids)
                 common = common[: min((found.start + 1 if self._lag else len(found.ids) - 1) for found in mine)]
             else:
@@ -210,8 +231,7 @@ class TextReader:
         self._paths = [[_Path((), prompt)] * self.width for prompt in self._prompts]
         tokens, lengths = pad_prompts([prompt[: len(prompt) - self._lag] for prompt in self._prompts])
         make = _Implicit if self._lag else _Reward
-        self._device = make(self.model, jnp.asarray(tokens), jnp.asarray(lengths), self.width,
-                            self.encoder.read_back if isinstance(self.encoder, StepEncoder) else 0)
+        self._device = make(self.model, jnp.asarray(tokens), jnp.asarray(lengths), self.width)
 
 
 def flops_read(config: TransformerConfig, start: Int[np.ndarray, "B C"], lengths: Int[np.ndarray, "B C"], longest: int,
@@ -229,15 +249,17 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 class _Reward:
     """What a reward model has read, on the device."""
 
-    def __init__(self, model: RewardModel, prompts: Array, lengths: Array, width: int, read_back: int):
-        self._model, self._shape, self._read_back = model, (len(prompts), width), read_back
+    def __init__(self, model: RewardModel, prompts: Array, lengths: Array, width: int):
+        self._model, self._shape = model, (len(prompts), width)
         self._state = _start_scores(model, prompts, lengths, width, _ROOM)
 
-    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]]) -> Float[np.ndarray, "B C"]:
-        """Cuts paths back to the ``held`` tokens behind their prompts and reads the ``new`` ones; scores at their ends."""
+    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]],
+             back: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
+        """Cuts paths back to the ``held`` tokens behind their prompts and reads the ``new`` ones; scores so many tokens
+        ``back`` from their ends."""
         tokens, lengths = _pad(new, self._shape)
         self._state = dataclasses.replace(self._state, cache=_with_room(self._state.cache, held, tokens.shape[1]))
-        scores, self._state = _extend_scores(self._model, self._state, tokens, lengths, self._read_back)
+        scores, self._state = _extend_scores(self._model, self._state, tokens, lengths, jnp.asarray(back.reshape(-1)))
         return np.asarray(scores).reshape(self._shape)
 
     def gather(self, parents: Int[Array, "B C"]) -> None:
@@ -253,13 +275,15 @@ class _Reward:
 class _Implicit:
     """What the two models of an implicit reward model have read."""
 
-    def __init__(self, model: ImplicitModel, prompts: Array, lengths: Array, width: int, read_back: int):
-        del read_back  # a position is chosen among log-ratios that exist for every token
+    def __init__(self, model: ImplicitModel, prompts: Array, lengths: Array, width: int):
         self._models, self._shape = (model.policy, model.reference), (len(prompts), width)
         self._caches = [_prompt_cache(part, prompts, lengths, width) for part in self._models]
 
-    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]]) -> Float[np.ndarray, "B C T"]:
-        """As of `_Reward`, but all ``new`` tokens but the last are read: log(policy / reference) of the token behind each."""
+    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]],
+             back: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C T"]:
+        """As of `_Reward`, but all ``new`` tokens but the last are read: log(policy / reference) of the token behind each, of
+        which the caller chooses."""
+        del back
         tokens, lengths = _pad(new, self._shape)
         found = []
         for place, model in enumerate(self._models):
@@ -280,7 +304,7 @@ class _Implicit:
 
 _read_flops = jax.jit(read_flops, static_argnums=(0, 3, 4))
 _start_scores = jax.jit(start_scores, static_argnames=("width", "capacity"))
-_extend_scores = jax.jit(extend_scores, static_argnames="read_back", donate_argnums=1)
+_extend_scores = jax.jit(extend_scores, donate_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnames="width")
