@@ -19,6 +19,7 @@ from jaxprm.generation.sampler import Generation, Samples, SamplingConfig, entro
 from jaxprm.generation.stops import stop_at_ids
 from jaxprm.generation.text import Ahead, Ending, Part, StepSample, problem_seed
 from jaxprm.generation.text_encoder import TextEncoder
+from jaxprm.models.shared_rows import ROOM, SharedRows, spread
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.records import Problem
 from jaxprm.steps.format import StepEncoder
@@ -81,7 +82,7 @@ class LocalTextPolicy:
 
 
 class LocalSession:
-    """Paths of a `LocalTextPolicy`; each row draws with a key of its own.
+    """Paths of a `LocalTextPolicy`; each draws with a key of its own, and only those that draw are computed.
 
     Attributes:
       positions: int[B, C], tokens that each path has in the model, its prompt included.
@@ -96,9 +97,9 @@ class LocalSession:
         room = policy.model.config.context - policy.max_step_tokens
         self.positions = np.array([[len(prompt)] * width for prompt in prompts])
         tokens, lengths = pad_prompts([prompt if len(prompt) <= room else prompt[:1] for prompt in prompts])
-        # Rows that rest still write (and overwrite) their next slot, hence one more.
-        self._state: Generation = _start(policy.model, jnp.asarray(tokens), jnp.asarray(lengths), width,
-                                         policy.max_steps * policy.max_step_tokens + 1)
+        most = policy.max_steps * policy.max_step_tokens
+        state: Generation = _start(policy.model, jnp.asarray(tokens), jnp.asarray(lengths), 1, min(ROOM, most))
+        self._prompts, self._rows = self.positions, SharedRows(state.cache, state.next_logits, width, most)
         self._keys = problem_keys(problems, seed)
         self._begun: Samples | None = None  # what was drawn last
 
@@ -117,19 +118,28 @@ class LocalSession:
             sampling = dataclasses.replace(sampling, temperature=0.0)
         active = active & room
         keys = _row_keys(self._keys, jnp.int32(level), self._shape[1], -1 if ahead is None else ahead.number)
-        found, self._state = _generate(policy.model, self._state, keys, jnp.asarray(active.reshape(-1)), sampling,
-                                       limit, stops=policy.stops, entropies=policy.entropies, before=before,
-                                       written=None if begun is None else begun.written)
-        found = jax.device_get(found)
+        found, following = self._generate(keys, active, sampling, limit, before, None if begun is None else begun.written)
         lengths = found.lengths.reshape(self._shape)
         self.forwards += lengths.max(1)
         self.positions = self.positions + lengths
-        following = np.asarray(_entropy(self._state.next_logits)) if policy.entropies else None
         if begun is not None:
             found = _joined(begun, found)
         self._begun = found
         rows = [self._step(found, row, following, open_) if active.flat[row] else None for row in range(active.size)]
         return [rows[start : start + self._shape[1]] for start in range(0, len(rows), self._shape[1])]
+
+    def _generate(self, keys: jax.Array, active: Bool[np.ndarray, "B C"], sampling: SamplingConfig, limit: int, before: int,
+                  written: Int[np.ndarray, " R"] | None) -> tuple[Samples, np.ndarray | None]:
+        """What all B * C paths draw, on the host, and the entropies of what comes next; only active ones are computed."""
+        policy = self._policy
+        places, cache, logits = self._rows.take(active, self.positions - self._prompts, limit)
+        of_rows = np.maximum(places, 0)
+        found, state = _generate(policy.model, Generation(cache, logits), keys[of_rows], jnp.asarray(places >= 0), sampling,
+                                 limit, stops=policy.stops, entropies=policy.entropies, before=before,
+                                 written=None if written is None else written[of_rows])
+        following = _entropy(state.next_logits) if policy.entropies else None
+        self._rows.put(state.cache, state.next_logits)
+        return jax.tree.map(lambda values: spread(values, places, active.size), (found, following))
 
     def _step(self, found: Samples, row: int, following: np.ndarray | None, open_: Ending) -> StepSample:
         length = int(found.lengths[row])
@@ -142,19 +152,15 @@ class LocalSession:
                                    next_entropy=float(following[row]))
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
-        index = jnp.asarray(parents, jnp.int32)
-        logits = self._state.next_logits.reshape(*self._shape, -1)
-        logits = jnp.take_along_axis(logits, index[..., None], axis=1).reshape(self._state.next_logits.shape)
-        self._state = Generation(self._state.cache.gather(index), logits)
+        self._rows.gather(parents)
         self.positions = np.take_along_axis(self.positions, parents, axis=1)
 
     def mark(self) -> Any:
-        # Copies: the buffers themselves are given up to the next call.
-        return jnp.copy(self._state.cache.lengths), jnp.copy(self._state.next_logits), self.positions
+        return self._rows.mark(), self.positions
 
     def back(self, mark: Any) -> None:
-        lengths, logits, self.positions = mark
-        self._state = Generation(dataclasses.replace(self._state.cache, lengths=lengths), logits)
+        rows, self.positions = mark
+        self._rows.back(rows)
 
 
 def _joined(begun: Samples, rest: Samples) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
+from jaxprm.records import Problem
+from jaxprm.scoring.aggregation import Aggregation
+from jaxprm.search.growth import Growth
 from jaxprm.search.result import SearchCosts
+from jaxprm.search.searched import Answered, Node, Searched, tree_warnings
 
 
 NODE_STRATEGIES: dict[str, type[NodeStrategy]] = {}
@@ -31,9 +36,18 @@ class NodeStrategy:
         if cls.name:
             NODE_STRATEGIES[cls.name] = cls
 
+    def growth(self, max_steps: int, aggregation: Aggregation) -> Growth:
+        """How its trees grow, whoever writes and reads the steps."""
+        raise NotImplementedError
+
+    def result(self, numbers, why: Sequence[str], costs: SearchCosts) -> NodeResult:
+        """The outcome: from the numbers of its `growth`, on the host, and why each problem stopped, as `why_stopped` says it
+        ("turns" = as many as there can be)."""
+        raise NotImplementedError
+
     def search(self, policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
                lengths: Int[Array | np.ndarray, " B"], **settings: Any) -> NodeResult:
-        """Searches B problems; ``settings`` are the keyword arguments of `tree_search`."""
+        """Searches B problems in one compiled program; ``settings`` are the keyword arguments of `tree_search`."""
         raise NotImplementedError
 
 
@@ -81,6 +95,17 @@ class NodeTree:
 
 
 @dataclasses.dataclass(frozen=True)
+class Said:
+    """What a node says: its text without the separator, and the tokens drawn for it; ``cut``: the step did not end; ``bare``:
+    it is an end without a step."""
+
+    text: str
+    tokens: int
+    cut: bool
+    bare: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class NodeResult:
     """The outcome of a search for B problems, on the host.
 
@@ -103,6 +128,29 @@ class NodeResult:
     def stopped_by(self, problem: int) -> str:
         """Why the search for a problem stopped."""
         return self.stopped[problem]
+
+    def searched(self, row: int, problem: Problem, said: Mapping[int, Said], shares: int) -> Searched:
+        """One problem as nodes with texts. Steps that say the same as a sibling drawn with them are nodes without a score and a
+        value.
+
+        Args:
+          row: of the problem.
+          said: what each node says, in their order.
+          shares: problems among which the wall time is divided.
+        """
+        tree, nodes = self.tree, []
+        at: dict[int, int] = {0: -1}  # node of the tree -> place in the list
+        for node, one in said.items():
+            value, finished = float(tree.values[row, node]), bool(tree.finished[row, node])
+            usable = value > -np.inf
+            parent, at[node] = at[int(tree.parents[row, node])], len(nodes)
+            nodes.append(Node(len(nodes), None if parent < 0 else parent, one.text, one.tokens,
+                              float(tree.scores[row, node]) if usable and not one.bare else None, value if usable else None,
+                              bool(tree.kept[row, node]), finished))
+        ended = tuple(Answered(at[node], nodes[at[node]].value) for node in tree.solutions(row))
+        chosen = at[int(self.node[row])]
+        return Searched(problem, tuple(nodes), ended, None if chosen < 0 else chosen, self.costs.of(row, shares),
+                        self.stopped_by(row), dict(tree_warnings(nodes, sum(one.cut for one in said.values()))))
 
     def chosen_ids(self, problem: int) -> list[int]:
         """Token ids of a problem's chosen solution, as the policy wrote them."""

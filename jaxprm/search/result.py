@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxprm.search.searched import Costs
+
 STOPS = ("running", "finished", "steps", "context", "policy_tokens", "reward_tokens", "forwards", "flops", "levels", "seconds",
          "compilations")
 """Why a problem stopped, by code: no path is left to continue (all have ended or were discarded), ``max_steps`` was reached, no
@@ -50,11 +52,11 @@ class SearchCosts:
     """What a search cost, per problem; time and compilations are those of the whole call.
 
     Attributes:
-      policy_tokens: int32[B], tokens drawn, those of discarded candidates included.
-      reward_tokens: int32[B], tokens the reward model read: the prompt once, and every new step once.
-      policy_forwards, reward_forwards: int32[B], forward passes in which a row of the problem took part: one for the prompt;
+      policy_tokens: int[B], tokens drawn, those of discarded candidates included.
+      reward_tokens: int[B], tokens the reward model read: the prompt once, and every new step once.
+      policy_forwards, reward_forwards: int[B], forward passes in which a row of the problem took part: one for the prompt;
         the policy's one per token of the longest step of each level, the reward model's one per level.
-      flops: float32[B], of both models, as `read_flops` counts them.
+      flops: float[B], of both models, as `read_flops` counts them.
       seconds: wall time.
       compilations: programs that were compiled for this call.
     """
@@ -66,6 +68,12 @@ class SearchCosts:
     flops: Float[np.ndarray, " B"]
     seconds: float
     compilations: int
+
+    def of(self, row: int, shares: int) -> Costs:
+        """The bill of one of ``shares`` problems that share the wall time; the first one pays for compilations."""
+        names = ("policy_tokens", "reward_tokens", "policy_forwards", "reward_forwards")
+        counts = (int(getattr(self, name)[row]) for name in names)
+        return Costs(*counts, float(self.flops[row]), self.seconds / shares, self.compilations if row == 0 else 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,32 +3,33 @@
     chunk reset   a step that scores too low is rejected at once and drawn again (reject and resample)
     refine        a whole solution is drafted, then drawn again from its first bad step on
 
-A solution is one row of both models' caches. Going back is a matter of its length: the slots behind are overwritten, and
-neither model reads again what stays.
+What stays when a solution goes back is read again by neither model (`jaxprm.search.rewind_turn`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxprm.errors import InputError
-from jaxprm.generation.sampler import Generation, SamplingConfig, start
-from jaxprm.models.cache import KVCache
+from jaxprm.generation.sampler import SamplingConfig
 from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation, aggregate
-from jaxprm.scoring.incremental import ScoreState, start_scores
-from jaxprm.search.budget import Budget, Spent, no_costs, spend
+from jaxprm.search.budget import Budget
+from jaxprm.search.growth import Candidates, Steps, no_steps, put_nodes
 from jaxprm.search.nodes import NodeResult, NodeStrategy, NodeTree, best_nodes
+from jaxprm.search.result import SearchCosts
+from jaxprm.search.rewind_turn import RewindTurns
 from jaxprm.search.rows import Rules
-from jaxprm.search.turns import Steps, draw_steps, no_steps, put_nodes, read_steps, run_turns
+from jaxprm.search.turns import run_turns
 
 
 @jax.tree_util.register_dataclass
@@ -67,8 +68,9 @@ class Verdict:
 
 
 class Rewind(NodeStrategy):
-    """When to go back, and where to; ``chains``: W, solutions per problem."""
+    """When to go back, and where to; ``chains``: W, solutions per problem; ``far``: it may go back by more than one step."""
 
+    far: ClassVar[bool] = False
     chains: int
 
     def turns(self, max_steps: int) -> int:
@@ -78,6 +80,15 @@ class Rewind(NodeStrategy):
     def judge(self, drawn: Drawn) -> Verdict:
         """What becomes of a step that was drawn."""
         raise NotImplementedError
+
+    def growth(self, max_steps: int, aggregation: Aggregation) -> RewindGrowth:
+        return RewindGrowth(self, max_steps, aggregation)
+
+    def result(self, numbers: RewindNumbers, why: Sequence[str], costs: SearchCosts) -> NodeResult:
+        tree = numbers.tree()
+        node = best_nodes(tree, numbers.steps.depth)
+        at = np.arange(len(node)), node
+        return NodeResult(tree, node, tree.values[at], tree.finished[at], tuple(name or "finished" for name in why), costs)
 
     def search(self, policy, reward_model, key, prompts, lengths, **settings: Any) -> NodeResult:
         return rewind_search(policy, reward_model, key, prompts, lengths, self, **settings)
@@ -122,6 +133,7 @@ class Refine(Rewind):
     """
 
     name: ClassVar[str] = "refine"
+    far: ClassVar[bool] = True
 
     chains: int = 4
     threshold: float = 0.5
@@ -150,115 +162,110 @@ def _at_least_one(rule, *fields: str) -> None:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Rows:
-    """W solutions of each of B problems: steps kept, the node and the suffix tokens at each of their ends (place 0 = the
-    prompt), scores, counters, and whether the solution is done."""
+class Chains:
+    """W solutions of each of B problems: steps kept [B, W], the node and the tokens behind the prompt at each of their ends
+    [B, W, S + 1] (place 0 = the prompt), scores [B, W, S], the counters of `Drawn`, and whether the solution is done."""
 
-    depth: Array
-    nodes: Array
-    sizes: Array
-    scores: Array
-    tries: Array
-    rounds: Array
-    done: Array
+    depth: Array | np.ndarray
+    nodes: Array | np.ndarray
+    sizes: Array | np.ndarray
+    scores: Array | np.ndarray
+    tries: Array | np.ndarray
+    rounds: Array | np.ndarray
+    done: Array | np.ndarray
+
+    def at_end(self, x: Shaped[Array, "B W T"]) -> Shaped[Array, "B W"]:
+        """Of the values at the ends of all steps, those where each solution stands."""
+        return jnp.take_along_axis(x, self.depth[..., None], axis=-1)[..., 0]
+
+    def behind(self, x: Shaped[Array, "B W T ..."], new: Shaped[Array, "B W ..."],
+               live: Bool[Array, "B W"]) -> Shaped[Array, "B W T ..."]:
+        """Values with what stands at the end of a step that was drawn; it counts only if the step is kept."""
+        put = lambda row, step, value, go: row.at[step + 1].set(jnp.where(go, value, row[step + 1]))  # noqa: E731
+        return jax.vmap(jax.vmap(put))(x, self.depth, new, live)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _State:
-    turn: Array
-    prompt_lengths: Array
+class RewindNumbers:
+    """What is known of B problems between turns."""
+
     steps: Steps
-    parents: Array
-    kept: Array
-    finished: Array
-    rows: _Rows
-    policy: KVCache  # without its buffers
-    rewards: KVCache
-    spent: Spent
+    parents: Array | np.ndarray
+    kept: Array | np.ndarray
+    finished: Array | np.ndarray
+    chains: Chains
 
     @property
-    def stopped(self) -> Array:
-        return self.rows.done.all(-1)
+    def stopped(self) -> Array | np.ndarray:
+        return self.chains.done.all(-1)
+
+    def tree(self) -> NodeTree:
+        """The same as a result; numbers that lie on the host."""
+        steps = self.steps
+        return NodeTree(steps.tokens, steps.lengths, self.parents, steps.scores, steps.values, self.kept, self.finished,
+                        steps.log_probs)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rewinding:
+class RewindGrowth:
+    """A `Growth` in which each solution that is not done draws one step per turn."""
+
     rule: Rewind
-    steps: Rules
+    max_steps: int
+    aggregation: Aggregation
+
+    first_key: ClassVar[int] = 0
+    siblings: ClassVar[bool] = False
+
+    @property
+    def width(self) -> int:
+        return self.rule.chains
 
     @property
     def turns(self) -> int:
-        return self.rule.turns(self.steps.max_steps)
+        return self.rule.turns(self.max_steps)
 
-    def start(self, policy, reward_model, prompts, lengths):
-        problems, wide, most, room = prompts.shape[0], self.rule.chains, self.steps.max_steps, self.steps.max_step_tokens
-        capacity = min(most * room, self.steps.context) + room
-        generation = start(policy, prompts, lengths, wide, capacity)
-        scoring = start_scores(reward_model, prompts, lengths, wide, capacity)
-        whole = lambda *shape: jnp.zeros((problems, wide, *shape), jnp.int32)  # noqa: E731
-        rows = _Rows(whole(), whole(most + 1), whole(most + 1), jnp.zeros((problems, wide, most)), whole(), whole(),
-                     whole().astype(bool))
-        nodes = 1 + self.turns * wide
+    def first(self, problems: int, room: int) -> RewindNumbers:
+        nodes, most = 1 + self.turns * self.width, self.max_steps
+        whole = lambda *shape: jnp.zeros((problems, self.width, *shape), jnp.int32)  # noqa: E731
         none = jnp.zeros((problems, nodes), bool)
-        at_ends = lambda x: jnp.zeros((x.shape[0], most + 1, x.shape[1]), x.dtype).at[:, 0].set(x)  # noqa: E731
-        bare = [dataclasses.replace(cache, keys=(), values=()) for cache in (generation.cache, scoring.cache)]
-        state = _State(jnp.int32(0), lengths, no_steps(problems, nodes, self.steps), jnp.where(none, 0, -1).astype(jnp.int32),
-                       none, none, rows, *bare, no_costs(policy.config, reward_model.config, lengths, prompts.shape[1]))
-        buffers = [(cache.keys, cache.values) for cache in (generation.cache, scoring.cache)]
-        return state, (*buffers, at_ends(generation.next_logits), at_ends(scoring.last))
+        chains = Chains(whole(), whole(most + 1), whole(most + 1), jnp.zeros((problems, self.width, most)), whole(), whole(),
+                        whole().astype(bool))
+        return RewindNumbers(no_steps(problems, nodes, room), jnp.where(none, 0, -1).astype(jnp.int32), none, none, chains)
 
-    def turn(self, policy, reward_model, keys, state: _State, caches, active, prompt_size):
-        rows, steps, room = state.rows, state.steps, self.steps.max_step_tokens
-        problems, wide, most = rows.scores.shape
-        (policy_keys, policy_values), (reward_keys, reward_values), next_logits, last = caches
-        live, depth = active[:, None] & ~rows.done, rows.depth
-        flat = lambda x: x.reshape(problems * wide, *x.shape[2:])  # noqa: E731
-        chains = lambda x: x.reshape(problems, wide, *x.shape[1:])  # noqa: E731
-        at_end = lambda x: jax.vmap(lambda row, step: row[step])(x, flat(depth))  # noqa: E731
-        size = chains(at_end(flat(rows.sizes)))
+    def plan(self, numbers: RewindNumbers, active: Bool[Array, " B"]) -> tuple[Int[Array, "B D"], Bool[Array, "B D"]]:
+        chains = numbers.chains
+        return chains.at_end(chains.nodes), active[:, None] & ~chains.done
 
-        row_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, state.turn), wide))(keys)
-        cache = dataclasses.replace(state.policy, keys=policy_keys, values=policy_values, lengths=flat(size))
-        samples, generation, usable, bare_end = draw_steps(policy, Generation(cache, at_end(next_logits)), flat(row_keys),
-                                                           flat(live), self.steps)
-        read = jnp.where(usable & ~bare_end, samples.lengths, 0)
-        cache = dataclasses.replace(state.rewards, keys=reward_keys, values=reward_values, lengths=flat(size))
-        score, scoring = read_steps(reward_model, ScoreState(cache, at_end(last), jnp.int32(0)), samples, read, self.steps)
-
-        score, usable, lengths, read, ended = map(chains, (score, usable, samples.lengths, read, samples.finished))
-        place = jnp.arange(most)
-        scores = jnp.where(place == depth[..., None], score[..., None], rows.scores)
-        with_step = depth + (read > 0)
-        values = aggregate(scores, place < with_step[..., None], self.steps.aggregation)
-        before = state.prompt_lengths[:, None] + size
-        full = before + lengths + room > self.steps.context
-        verdict = self.rule.judge(Drawn(usable, ended | (depth + 1 >= most) | full, depth, with_step, scores, rows.tries,
-                                        rows.rounds))
-        first = 1 + state.turn * wide
-        node = jnp.broadcast_to(first + jnp.arange(wide, dtype=jnp.int32), depth.shape)
-        put = functools.partial(put_nodes, first=first)
-        parents = jnp.where(live, chains(at_end(flat(rows.nodes))), -1)
+    def grow(self, numbers: RewindNumbers, turn: Int[Array, ""], keys: jax.Array, active: Bool[Array, " B"],
+             found: Candidates) -> RewindNumbers:
+        """The newest step of every solution that is not done, and where the rule sends it; nothing is random here."""
+        old, first = numbers.chains, 1 + turn * self.width
+        sources, live = self.plan(numbers, active)
+        depth, place = old.depth, jnp.arange(self.max_steps)
+        scores = jnp.where(place == depth[..., None], found.scores[..., None], old.scores)
+        with_step = depth + found.scored
+        values = aggregate(scores, place < with_step[..., None], self.aggregation)
+        closing = found.ended | (depth + 1 >= self.max_steps) | found.full
+        verdict = self.rule.judge(Drawn(found.usable, closing, depth, with_step, scores, old.tries, old.rounds))
         kept = verdict.kept & live
-        steps = Steps(*(put(old, new=new) for old, new in (
-            (steps.tokens, chains(samples.tokens)), (steps.lengths, lengths), (steps.depth, depth + 1), (steps.scores, score),
-            (steps.values, jnp.where(usable, values, -jnp.inf)), (steps.log_probs, chains(samples.log_probs.sum(1))))))
-
-        def behind(x, new):  # what stands at the end of this step; it counts only if the step is kept
-            return jax.vmap(lambda row, step, value, go: row.at[step + 1].set(jnp.where(go, value, row[step + 1])))(
-                x, flat(depth), new, flat(live))
-
+        node = jnp.broadcast_to(first + jnp.arange(self.width, dtype=jnp.int32), depth.shape)
         keep = lambda new, old: jnp.where(live, new, old)  # noqa: E731
-        rows = _Rows(keep(verdict.depth, depth), chains(behind(flat(rows.nodes), flat(node))),
-                     chains(behind(flat(rows.sizes), flat(size + lengths))), jnp.where(live[..., None], scores, rows.scores),
-                     keep(verdict.tries, rows.tries), keep(verdict.rounds, rows.rounds), keep(verdict.done, rows.done))
-        spent = spend(policy.config, reward_model.config, state.spent, before, lengths, read, room)
-        spent = dataclasses.replace(spent, levels=spent.levels + active)
-        state = _State(state.turn + 1, state.prompt_lengths, steps, put(state.parents, new=parents),
-                       put(state.kept, new=kept), put(state.finished, new=kept & ended), rows, state.policy, state.rewards,
-                       spent)
-        return state, ((generation.cache.keys, generation.cache.values), (scoring.cache.keys, scoring.cache.values),
-                       behind(next_logits, generation.next_logits), behind(last, scoring.last))
+        chains = Chains(keep(verdict.depth, depth), old.behind(old.nodes, node, live),
+                        old.behind(old.sizes, old.at_end(old.sizes) + found.lengths, live),
+                        jnp.where(live[..., None], scores, old.scores), keep(verdict.tries, old.tries),
+                        keep(verdict.rounds, old.rounds), keep(verdict.done, old.done))
+        put = functools.partial(put_nodes, first=first)
+        return RewindNumbers(numbers.steps.put(first, depth + 1, values, found),
+                             put(numbers.parents, new=jnp.where(live, sources, -1)), put(numbers.kept, new=kept),
+                             put(numbers.finished, new=kept & found.ended), chains)
+
+    def open(self, numbers: RewindNumbers) -> Bool[Array, "B N"]:
+        chains, place = numbers.chains, jnp.arange(self.max_steps + 1)
+        held = place <= chains.depth[..., None] if self.rule.far else place == chains.depth[..., None]
+        nodes = jnp.where(held & ~chains.done[..., None], chains.nodes, 0)
+        return jax.vmap(lambda row, at: row.at[at.reshape(-1)].set(True))(jnp.zeros_like(numbers.kept), nodes)
 
 
 def rewind_search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
@@ -276,9 +283,5 @@ def rewind_search(policy: LanguageModel, reward_model: RewardModel, key: jax.Arr
     """
     rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, False,
                   min(policy.config.context, reward_model.config.context))
-    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, _Rewinding(strategy, rules), budget)
-    steps, parents, kept, finished = jax.device_get((state.steps, state.parents, state.kept, state.finished))
-    tree = NodeTree(steps.tokens, steps.lengths, parents, steps.scores, steps.values, kept, finished, steps.log_probs)
-    node = best_nodes(tree, steps.depth)
-    at = np.arange(len(node)), node
-    return NodeResult(tree, node, tree.values[at], tree.finished[at], tuple(name or "finished" for name in why), costs)
+    turns = RewindTurns(strategy.growth(max_steps, aggregation), rules)
+    return strategy.result(*run_turns(policy, reward_model, key, prompts, lengths, turns, budget))

@@ -23,10 +23,11 @@ from jaxprm.scoring.scorer import Encoder, bucket
 from jaxprm.scoring.votes import NO_ANSWER, VOTES, Vote, select_ids
 from jaxprm.search.budget import Budget
 from jaxprm.search.engine import search
-from jaxprm.search.nodes import NodeResult, NodeStrategy
-from jaxprm.search.result import SearchCosts, SearchResult, solutions
+from jaxprm.search.nodes import NodeResult, NodeStrategy, Said
+from jaxprm.search.result import SearchResult, solutions
 from jaxprm.search.searched import Answered, Costs, Node, Searched, tree_warnings
 from jaxprm.search.strategies import Strategy
+from jaxprm.search.text_nodes import reader_width, search_nodes
 from jaxprm.search.text_reader import TextReader
 from jaxprm.search.text_search import search_texts
 from jaxprm.steps.format import StepEncoder
@@ -41,7 +42,7 @@ class SearchSettings:
     """How problems are searched.
 
     Attributes:
-      strategy: which paths go on; one that leaves nodes (a tree search, say) needs a compiled search.
+      strategy: which paths go on.
       max_steps: most steps of a path.
       aggregation: path value from step scores; ``None`` = the reward model's own.
       vote: how the answer is chosen among the paths that have ended: "best" as the strategy ranks them, else one of the votes
@@ -87,7 +88,7 @@ class Searcher:
 
     Attributes:
       aggregation: path value from step scores.
-      compiled: whether levels run as one compiled program. Both ways give the same results.
+      compiled: whether a search runs as one compiled program. Both ways give the same results.
 
     Raises (at construction):
       InputError: a vote without a judge, a reward model that cannot read beginnings of solutions, a setting that this way of
@@ -112,7 +113,7 @@ class Searcher:
             self._models = self._on_devices()
         else:
             _check_text_search(settings, mesh)
-            TextReader(model, encoder, [], settings.strategy.rows)  # refuses what cannot be read
+            TextReader(model, encoder, [], 1)  # refuses what cannot be read
             if local and policy.max_steps < settings.max_steps + settings.strategy.lookahead:
                 raise InputError(f"must be at least {settings.max_steps + settings.strategy.lookahead}, the steps of a path",
                                  field="max_steps", value=policy.max_steps, hint="give the policy room for them")
@@ -147,10 +148,13 @@ class Searcher:
         return model.policy() if self.encoder.read_back or isinstance(self.settings.strategy, NodeStrategy) else model, model
 
     def _through_text(self, problems: Sequence[Problem]) -> list[Searched]:
-        settings = self.settings
-        reader = TextReader(self.model, self.encoder, problems, settings.strategy.rows)
-        return search_texts(self.policy, reader, settings.strategy, max_steps=settings.max_steps, seed=settings.seed,
-                            aggregation=self.aggregation, budget=settings.budget)
+        settings, strategy = self.settings, self.settings.strategy
+        if isinstance(strategy, NodeStrategy):
+            run, width = search_nodes, reader_width(strategy.growth(settings.max_steps, self.aggregation))
+        else:
+            run, width = search_texts, strategy.rows
+        return run(self.policy, TextReader(self.model, self.encoder, problems, width), strategy, max_steps=settings.max_steps,
+                   seed=settings.seed, aggregation=self.aggregation, budget=settings.budget)
 
     def _compiled(self, problems: Sequence[Problem]) -> list[Searched]:
         settings, policy, encoder = self.settings, self.policy, self.encoder
@@ -173,11 +177,14 @@ class Searcher:
         sizes = dict(compaction=settings.compaction, doublings=settings.doublings)
         with mesh_scope(self.mesh):
             if isinstance(settings.strategy, NodeStrategy):
-                found, as_searched = settings.strategy.search(*given, **how), from_nodes
+                found = settings.strategy.search(*given, **how)
             else:
-                found, as_searched = search(*given, settings.strategy, **sizes, **how), from_result
+                found = search(*given, settings.strategy, **sizes, **how)
         for row, i in enumerate(members):
-            results[i] = as_searched(found, row, problems[i], encoder, len(members))
+            if isinstance(found, NodeResult):
+                results[i] = found.searched(row, problems[i], said_by(found, row, encoder), len(members))
+            else:
+                results[i] = from_result(found, row, problems[i], encoder, len(members))
         return results
 
     def _judged(self, found: Searched) -> Searched:
@@ -191,10 +198,9 @@ class Searcher:
 
 def _check_text_search(settings: SearchSettings, mesh: jax.sharding.Mesh | None) -> None:
     """Raises InputError if settings need a compiled search."""
-    strategy, how = settings.strategy, "use a policy on this machine that shares the reward model's tokenizer and step format"
-    level, devices = isinstance(strategy, Strategy), None if mesh is None else tuple(mesh.shape.values())
+    how = "use a policy on this machine that shares the reward model's tokenizer and step format"
+    devices = None if mesh is None else tuple(mesh.shape.values())
     for refused, field, value, why in (
-            (not level, "strategy", strategy.name, "goes back to earlier steps"),
             (settings.compaction, "compaction", settings.compaction, "leaves out rows of compiled programs"),
             (settings.doublings, "doublings", settings.doublings, "enlarges the caches of compiled programs"),
             (settings.budget.compilations, "compilations", settings.budget.compilations, "limits the programs of a search"),
@@ -258,31 +264,15 @@ def from_result(result: SearchResult, row: int, problem: Problem, encoder: StepE
                               value if np.isfinite(value) else None, bool(tree.kept[row, level, place]), finished))
     ended = tuple(Answered(at[node], nodes[at[node]].value) for node in solutions(tree, row))
     chosen = at.get((int(result.level[row]), int(result.candidate[row]))) if result.value[row] > -np.inf else None
-    return Searched(problem, tuple(nodes), ended, chosen, _bill(result.costs, row, shares), result.stopped_by(row),
+    return Searched(problem, tuple(nodes), ended, chosen, result.costs.of(row, shares), result.stopped_by(row),
                     dict(tree_warnings(nodes, cut)))
 
 
-def from_nodes(result: NodeResult, row: int, problem: Problem, encoder: StepEncoder, shares: int = 1) -> Searched:
-    """`from_result` for searches that leave nodes. Steps that say the same as a sibling drawn with them are nodes without a
-    score and a value."""
-    tree, nodes, cut = result.tree, [], 0
-    at: dict[int, int] = {0: -1}  # node of the tree -> place in the list
-    for node in np.flatnonzero(tree.lengths[row]).tolist():
-        ids = tree.tokens[row, node, : tree.lengths[row, node]].tolist()
-        value, finished = float(tree.values[row, node]), bool(tree.finished[row, node])
-        closed, usable = ids[-1] in (encoder.separator_id, encoder.end_id), value > -np.inf
-        cut += not closed
-        parent, at[node] = at[int(tree.parents[row, node])], len(nodes)
-        nodes.append(Node(len(nodes), None if parent < 0 else parent, encoder.tokenizer.decode(ids[:-1] if closed else ids),
-                          len(ids), float(tree.scores[row, node]) if usable and ids != [encoder.end_id] else None,
-                          value if usable else None, bool(tree.kept[row, node]), finished))
-    ended = tuple(Answered(at[node], nodes[at[node]].value) for node in tree.solutions(row))
-    chosen = at[int(result.node[row])]
-    return Searched(problem, tuple(nodes), ended, None if chosen < 0 else chosen, _bill(result.costs, row, shares),
-                    result.stopped_by(row), dict(tree_warnings(nodes, cut)))
-
-
-def _bill(costs: SearchCosts, row: int, shares: int) -> Costs:
-    names = ("policy_tokens", "reward_tokens", "policy_forwards", "reward_forwards")
-    counts = (int(getattr(costs, name)[row]) for name in names)
-    return Costs(*counts, float(costs.flops[row]), costs.seconds / shares, costs.compilations if row == 0 else 0)
+def said_by(result: NodeResult, row: int, encoder: StepEncoder) -> dict[int, Said]:
+    """What the nodes of a compiled search say."""
+    said = {}
+    for node in np.flatnonzero(result.tree.lengths[row]).tolist():
+        ids = result.tree.tokens[row, node, : result.tree.lengths[row, node]].tolist()
+        closed = ids[-1] in (encoder.separator_id, encoder.end_id)
+        said[node] = Said(encoder.tokenizer.decode(ids[:-1] if closed else ids), len(ids), not closed, ids == [encoder.end_id])
+    return said

@@ -10,6 +10,7 @@ prefix without reading it again.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -23,8 +24,10 @@ from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import Budget
-from jaxprm.search.nodes import NodeResult, NodeStrategy, NodeTree, best_nodes
+from jaxprm.search.nodes import NodeResult, NodeStrategy, best_nodes
+from jaxprm.search.result import SearchCosts
 from jaxprm.search.rows import Rules
+from jaxprm.search.tree_growth import TreeGrowth, TreeNumbers
 from jaxprm.search.tree_turn import TreeTurns
 from jaxprm.search.turns import run_turns
 from jaxprm.search.walk import NodeStats
@@ -47,6 +50,19 @@ class Stepwise(NodeStrategy):
     def turns(self, max_steps: int) -> int:
         """The most turns that a solution can take."""
         raise NotImplementedError
+
+    def growth(self, max_steps: int, aggregation: Aggregation) -> TreeGrowth:
+        return TreeGrowth(self, self.turns(max_steps), max_steps, aggregation)
+
+    def open(self, stats: NodeStats, walk) -> Bool[Array, " N"]:
+        return (jnp.arange(len(stats.parents)) == walk.at) | (stats.parents == walk.at)
+
+    def result(self, numbers: TreeNumbers, why: Sequence[str], costs: SearchCosts) -> NodeResult:
+        tree, arrived = numbers.tree(), numbers.walk.at
+        problems = np.arange(len(arrived))
+        node = np.where(tree.finished[problems, arrived], arrived, best_nodes(tree, numbers.steps.depth))
+        at = problems, node
+        return NodeResult(tree, node, tree.values[at], tree.finished[at], tuple(name or "finished" for name in why), costs)
 
     def search(self, policy, reward_model, key, prompts, lengths, **settings: Any) -> NodeResult:
         return stepwise_search(policy, reward_model, key, prompts, lengths, self, **settings)
@@ -187,12 +203,5 @@ def stepwise_search(policy: LanguageModel, reward_model: RewardModel, key: jax.A
     """
     rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, False,
                   min(policy.config.context, reward_model.config.context))
-    turns = TreeTurns(strategy, strategy.turns(max_steps), rules)
-    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, turns, budget)
-    steps, stats, arrived = jax.device_get((state.steps, state.stats, state.walk.at))
-    tree = NodeTree(steps.tokens, steps.lengths, stats.parents, steps.scores, steps.values, stats.first_child >= 0, stats.ended,
-                    steps.log_probs)
-    problems = np.arange(len(arrived))
-    node = np.where(tree.finished[problems, arrived], arrived, best_nodes(tree, steps.depth))
-    at = problems, node
-    return NodeResult(tree, node, tree.values[at], tree.finished[at], tuple(name or "finished" for name in why), costs)
+    turns = TreeTurns(strategy.growth(max_steps, aggregation), rules)
+    return strategy.result(*run_turns(policy, reward_model, key, prompts, lengths, turns, budget))

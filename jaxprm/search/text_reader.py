@@ -29,17 +29,16 @@ from jaxprm.generation.policy import pad_prompts
 from jaxprm.models.cache import KVCache, empty_cache
 from jaxprm.models.config import TransformerConfig
 from jaxprm.models.reward_model import RewardModel
+from jaxprm.models.shared_rows import ROOM, SharedRows, spread
 from jaxprm.models.transformer import LanguageModel, extend, prefill
 from jaxprm.objectives.language_model import token_log_probs
 from jaxprm.records import Problem
 from jaxprm.scoring.implicit import ImplicitModel
-from jaxprm.scoring.incremental import extend_scores, start_scores
+from jaxprm.scoring.incremental import ScoreState, extend_scores, start_scores
 from jaxprm.scoring.readings import is_bidirectional
 from jaxprm.scoring.scorer import Encoder, bucket
 from jaxprm.search.budget import read_flops
 from jaxprm.steps.format import StepEncoder
-
-_ROOM = 128  # tokens of a path that caches have room for at first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +159,7 @@ class TextReader:
         """Path (b, c) now continues what was path (b, parents[b, c])."""
         if self._device is not None:
             self._paths = [[rows[parent] for parent in chosen] for rows, chosen in zip(self._paths, parents.tolist())]
-            self._device.gather(jnp.asarray(parents, jnp.int32))
+            self._device.gather(parents)
 
     def mark(self) -> Any:
         """The paths as they are, for `back`."""
@@ -218,8 +217,8 @@ class TextReader:
             if isinstance(self.encoder, StepEncoder):
                 common = self._piece("prompt", problem.prompt)
                 common = common if len(common) < self._context else []  # there is no room for a step
-            elif mine:
-                mine += [found for text in ("0", "a") if begun and (found := self._encode(row, (text,))) is not None]
+            elif mine := mine or self._examples(problem.prompt, first):
+                mine = mine + (self._examples(problem.prompt, {}) if begun else [])
                 # Not the token at which a step is read, nor any whose log-ratio counts.
                 common = functools.reduce(lambda ids, found: ids[: _common(ids, found.ids)], mine, mine[0].ids)
                 common = common[: min((found.start + 1 if self._lag else len(found.ids) - 1) for found in mine)]
@@ -232,6 +231,18 @@ class TextReader:
         tokens, lengths = pad_prompts([prompt[: len(prompt) - self._lag] for prompt in self._prompts])
         make = _Implicit if self._lag else _Reward
         self._device = make(self.model, jnp.asarray(tokens), jnp.asarray(lengths), self.width)
+
+
+    def _examples(self, prompt: str, first: dict[tuple[int, int], _Encoded]) -> list[_Encoded]:
+        """What stands for the first steps of a problem of which none could be read yet: some of others, and two more."""
+        texts = [*dict.fromkeys(found.steps[0] for found in first.values() if found.steps)][:2] + ["0", "a"]
+        examples = []
+        for text in texts:
+            try:
+                examples.append(_Encoded((text,), *self._row(prompt, (text,), False)))
+            except InputError:
+                continue
+        return [one for one in examples if len(one.ids) <= self._context]
 
 
 def flops_read(config: TransformerConfig, start: Int[np.ndarray, "B C"], lengths: Int[np.ndarray, "B C"], longest: int,
@@ -247,29 +258,32 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 class _Reward:
-    """What a reward model has read, on the device."""
+    """What a reward model has read, on the device; only paths that read on are computed."""
 
     def __init__(self, model: RewardModel, prompts: Array, lengths: Array, width: int):
         self._model, self._shape = model, (len(prompts), width)
-        self._state = _start_scores(model, prompts, lengths, width, _ROOM)
+        state = _start_scores(model, prompts, lengths, 1, ROOM)
+        self.rows = SharedRows(state.cache, state.last, width, model.config.context)
 
     def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]],
              back: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
         """Cuts paths back to the ``held`` tokens behind their prompts and reads the ``new`` ones; scores so many tokens
         ``back`` from their ends."""
         tokens, lengths = _pad(new, self._shape)
-        self._state = dataclasses.replace(self._state, cache=_with_room(self._state.cache, held, tokens.shape[1]))
-        scores, self._state = _extend_scores(self._model, self._state, tokens, lengths, jnp.asarray(back.reshape(-1)))
-        return np.asarray(scores).reshape(self._shape)
+        places, cache, last = self.rows.take(lengths.reshape(self._shape) > 0, held, tokens.shape[1])
+        scores, state = _extend_scores(self._model, ScoreState(cache, last, jnp.int32(0)), _at(places, tokens),
+                                       _at(places, lengths), _at(places, back.reshape(-1)))
+        self.rows.put(state.cache, state.last)
+        return spread(scores, places, lengths.size).reshape(self._shape)
 
-    def gather(self, parents: Int[Array, "B C"]) -> None:
-        self._state = self._state.gather(parents)
+    def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
+        self.rows.gather(parents)
 
-    def mark(self) -> Array:
-        return jnp.copy(self._state.last)  # where an empty step is read; what the cache holds is cut back by `read`
+    def mark(self) -> Any:
+        return self.rows.mark()
 
-    def back(self, mark: Array) -> None:
-        self._state = dataclasses.replace(self._state, last=mark)
+    def back(self, mark: Any) -> None:
+        self.rows.back(mark)
 
 
 class _Implicit:
@@ -277,7 +291,8 @@ class _Implicit:
 
     def __init__(self, model: ImplicitModel, prompts: Array, lengths: Array, width: int):
         self._models, self._shape = (model.policy, model.reference), (len(prompts), width)
-        self._caches = [_prompt_cache(part, prompts, lengths, width) for part in self._models]
+        self._rows = [SharedRows(_prompt_cache(part, prompts, lengths), (), width, part.config.context)
+                      for part in self._models]
 
     def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]],
              back: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C T"]:
@@ -286,20 +301,23 @@ class _Implicit:
         del back
         tokens, lengths = _pad(new, self._shape)
         found = []
-        for place, model in enumerate(self._models):
-            cache = _with_room(self._caches[place], held, tokens.shape[1] - 1)
-            values, self._caches[place] = _log_probs(model, cache, tokens, jnp.maximum(lengths - 1, 0))
-            found.append(np.asarray(values))
+        for rows, model in zip(self._rows, self._models):
+            places, cache, _ = rows.take(lengths.reshape(self._shape) > 0, held, tokens.shape[1] - 1)
+            values, cache = _log_probs(model, cache, _at(places, tokens), jnp.maximum(_at(places, lengths) - 1, 0))
+            rows.put(cache, ())
+            found.append(spread(values, places, lengths.size))
         return (found[0] - found[1]).reshape(*self._shape, -1)
 
-    def gather(self, parents: Int[Array, "B C"]) -> None:
-        self._caches = [cache.gather(parents) for cache in self._caches]
+    def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
+        for rows in self._rows:
+            rows.gather(parents)
 
-    def mark(self) -> None:
-        pass  # what the caches hold is cut back by `read`
+    def mark(self) -> Any:
+        return [rows.mark() for rows in self._rows]
 
-    def back(self, mark: None) -> None:
-        pass
+    def back(self, mark: Any) -> None:
+        for rows, marked in zip(self._rows, mark):
+            rows.back(marked)
 
 
 _read_flops = jax.jit(read_flops, static_argnums=(0, 3, 4))
@@ -307,9 +325,9 @@ _start_scores = jax.jit(start_scores, static_argnames=("width", "capacity"))
 _extend_scores = jax.jit(extend_scores, donate_argnums=1)
 
 
-@functools.partial(jax.jit, static_argnames="width")
-def _prompt_cache(model: LanguageModel, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], width: int) -> KVCache:
-    return empty_cache(model.config, prompts.shape[0] * width, _ROOM, prefill(model.backbone, prompts, lengths)[1])
+@jax.jit
+def _prompt_cache(model: LanguageModel, prompts: Int[Array, "B P"], lengths: Int[Array, " B"]) -> KVCache:
+    return empty_cache(model.config, prompts.shape[0], ROOM, prefill(model.backbone, prompts, lengths)[1])
 
 
 @functools.partial(jax.jit, donate_argnums=1)
@@ -321,21 +339,17 @@ def _log_probs(model: LanguageModel, cache: KVCache, tokens: Int[Array, "R T"],
     return token_log_probs(hidden, matrix, tokens[:, 1:], softcap=model.config.logit_softcap), cache
 
 
-def _pad(new: dict[tuple[int, int], list[int]], shape: tuple[int, int]) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
+def _pad(new: dict[tuple[int, int], list[int]], shape: tuple[int, int]) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, " N"]]:
+    """Ids of all N = B * C paths, and how many: 0 for paths without new ones."""
     tokens = np.zeros((*shape, bucket(max(map(len, new.values())), 8)), np.int32)
     lengths = np.zeros(shape, np.int32)
     for key, ids in new.items():
         tokens[key][: len(ids)] = ids
         lengths[key] = len(ids)
-    return jnp.asarray(tokens.reshape(-1, tokens.shape[-1])), jnp.asarray(lengths.reshape(-1))
+    return tokens.reshape(-1, tokens.shape[-1]), lengths.reshape(-1)
 
 
-def _with_room(cache: KVCache, held: Int[np.ndarray, "B C"], tokens: int) -> KVCache:
-    """The cache with ``held`` tokens of each path and room for ``tokens`` more; it grows by doubling."""
-    room = cache.capacity
-    while room < held.max() + tokens:
-        room *= 2
-    if room > cache.capacity:
-        grow = lambda buffer: jnp.pad(buffer, ((0, 0), (0, 0), (0, room - cache.capacity), (0, 0)))  # noqa: E731
-        cache = dataclasses.replace(cache, keys=tuple(map(grow, cache.keys)), values=tuple(map(grow, cache.values)))
-    return dataclasses.replace(cache, lengths=jnp.asarray(held.reshape(-1), jnp.int32))
+def _at(places: Int[np.ndarray, " R"], values: Int[np.ndarray, "N ..."]) -> Int[Array, "R ..."]:
+    """Values of the paths that have rows; 0 for rows without a path."""
+    found = values[np.maximum(places, 0)]
+    return jnp.asarray(np.where((places >= 0).reshape(-1, *[1] * (found.ndim - 1)), found, 0))

@@ -10,8 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxprm.generation.local_text import LocalTextPolicy, problem_keys
 from jaxprm.generation.text import Ahead, Part, StepSample, TextPolicy
 from jaxprm.scoring.aggregation import Aggregation
-from jaxprm.search.budget import LIMITS, Budget
+from jaxprm.search.budget import Budget
 from jaxprm.search.result import best_place
-from jaxprm.search.searched import Answered, Costs, Node, Searched, tree_warnings
+from jaxprm.search.searched import Answered, Node, Searched, tree_warnings
 from jaxprm.search.strategies import Level, Strategy
-from jaxprm.search.text_reader import TextReader, flops_read
+from jaxprm.search.text_models import TextModels, numbers, only_ends, which
+from jaxprm.search.text_reader import TextReader
 from jaxprm.search.values import path_values
 
 
@@ -54,10 +53,11 @@ class _TextSearch:
         self.reader, self.strategy, self.max_steps = reader, strategy, max_steps
         self.aggregation, self.budget, self.begun = aggregation, budget, time.monotonic()
         problems, wide = len(reader.problems), strategy.rows
-        self.policy, self.part = policy, strategy.partial_tokens
+        self.part = strategy.partial_tokens
         if self.part >= getattr(policy, "max_step_tokens", math.inf):
             self.part = 0  # steps have ended by then
-        self.session, self.keys = policy.begin(reader.problems, wide, seed), problem_keys(reader.problems, seed)
+        self.models = TextModels(policy, reader, seed)
+        self.session, self.keys = self.models.session, self.models.keys
         self.state = strategy.init(problems)
         self.scores = np.zeros((problems, wide, max_steps), np.float32)
         self.steps = np.zeros((problems, wide), np.int32)
@@ -66,11 +66,6 @@ class _TextSearch:
         self.texts = np.zeros((problems, wide), np.int32)  # equal for rows that continue the same text
         self.at = np.full((problems, wide), -1)  # node that each row has reached
         self.levels = np.zeros(problems, int)
-        self.policy_tokens, self.policy_flops = np.zeros(problems, np.int64), np.zeros(problems)
-        if isinstance(policy, LocalTextPolicy):
-            config, prompts = policy.model.config, self.session.positions[:, :1]
-            self.policy_flops += flops_read(config, 0 * prompts, prompts, int(prompts.max()), vocabulary=False)
-            self.policy_flops += 2.0 * config.width * config.vocab_size  # the logits of the first token
         self.stopped: list[str | None] = [None] * problems
         self.trees: list[list[Node]] = [[] for _ in reader.problems]
         self.cut = np.zeros(problems, int)  # steps that did not end
@@ -94,13 +89,13 @@ class _TextSearch:
         running = np.array([reason is None for reason in self.stopped])
         drawing = self.alive & ~self.finished & running[:, None]
         samples, scores, completed = self._draw(level, drawing)
-        ended = _which(samples, lambda sample: sample.ending == "solution")
+        ended = which(samples, lambda sample: sample.ending == "solution")
         self.scores, self.steps = self._with_step(scores)
         usable = self.alive & running[:, None] & (self.finished | completed)
         self.finished = self.finished | (ended & usable)
         first = self._first(samples, usable)
         ahead = self._look_ahead(level, completed & ~ended)
-        number = lambda name: _numbers(samples, name)  # noqa: E731
+        number = lambda name: jnp.asarray(numbers(samples, name))  # noqa: E731
         found = Level(jnp.zeros(usable.shape), jnp.asarray(self.scores), jnp.asarray(self.steps), jnp.asarray(self.finished),
                       jnp.asarray(first), number("entropy"), number("next_entropy"), number("log_prob"), jnp.int32(level),
                       self.state)
@@ -109,8 +104,9 @@ class _TextSearch:
         self._keep(level, samples, scores, values, usable, parents, alive)
         self._go_on(first, usable, parents, alive)
         self.levels += running
+        limits = self.models.limits(self.budget, self.levels)
         for row in np.flatnonzero(running).tolist():
-            self.stopped[row] = self._why_stopped(row, level + 1)
+            self.stopped[row] = self._why_stopped(row, level + 1, limits[row])
         self.alive[[reason is not None for reason in self.stopped]] = False
 
     def _draw(self, level: int, drawing: Bool[np.ndarray, "B C"]) -> tuple[list[list[StepSample | None]], Any, Any]:
@@ -120,47 +116,34 @@ class _TextSearch:
           What was written, scores float32[B, C] (NaN where nothing was read) and which steps are whole and can be used
           bool[B, C]; the steps that were rejected are not, and those of them that went on are their beginnings.
         """
+        models = self.models
         if not self.part:
-            samples = self._write(level, drawing)
-            scores = self._read(samples)
-            return samples, scores, ~np.isnan(scores) | _which(samples, _only_ends)
-        begun = self._write(level, drawing, part=Part(self.part))
-        open_ = _which(begun, lambda sample: sample.ending == "begun")
-        first = self.reader.read([[_step_text(sample) for sample in row] for row in begun], open_)
-        can = ~np.isnan(first) | _which(begun, _only_ends)
+            samples = models.write(level, drawing)
+            scores = models.read(samples)
+            return samples, scores, ~np.isnan(scores) | which(samples, only_ends)
+        begun = models.write(level, drawing, part=Part(self.part))
+        open_ = which(begun, lambda sample: sample.ending == "begun")
+        first = models.read(begun, open_)
+        can = ~np.isnan(first) | which(begun, only_ends)
         scores, steps = self._with_step(first)
-        ended = _which(begun, lambda sample: sample.ending == "solution")
+        ended = which(begun, lambda sample: sample.ending == "solution")
         found = Level(jnp.zeros(can.shape), jnp.asarray(scores), jnp.asarray(steps), jnp.asarray(ended),
                       jnp.broadcast_to(jnp.arange(can.shape[1]), can.shape), jnp.zeros(can.shape), jnp.zeros(can.shape),
-                      _numbers(begun, "log_prob"), jnp.int32(level), self.state)
+                      jnp.asarray(numbers(begun, "log_prob")), jnp.int32(level), self.state)
         survivors = np.asarray(_survivors(self.strategy, found, can, self.aggregation))
-        rest = self._write(level, survivors & open_, part=Part(self.part, rest=True))
+        rest = models.write(level, survivors & open_, part=Part(self.part, rest=True))
         samples = [[new or old for new, old in zip(*rows)] for rows in zip(rest, begun)]
-        gone_on = _which(rest, lambda sample: True)
+        gone_on = which(rest, lambda sample: True)
         # A whole step has the tokens of its beginning among its own: they are counted once.
-        self.policy_tokens -= np.asarray(gone_on * _numbers(begun, "tokens"), int).sum(1)
-        scores = np.where(gone_on, self._read(rest), first)
-        return samples, scores, survivors & (gone_on | ~open_) & (~np.isnan(scores) | _which(samples, _only_ends))
+        models.policy_tokens -= (gone_on * numbers(begun, "tokens")).astype(np.int64).sum(1)
+        scores = np.where(gone_on, models.read(rest), first)
+        return samples, scores, survivors & (gone_on | ~open_) & (~np.isnan(scores) | which(samples, only_ends))
 
     def _with_step(self, scores: Float[np.ndarray, "B C"]) -> tuple[Float[np.ndarray, "B C S"], Int[np.ndarray, "B C"]]:
         """Scores and number of steps of the paths with the newest one, where there is a score."""
         read = ~np.isnan(scores)
         new = (np.arange(self.max_steps) == self.steps[..., None]) & read[..., None]
         return np.where(new, np.nan_to_num(scores)[..., None], self.scores), self.steps + read
-
-    def _write(self, level: int, drawing: Bool[np.ndarray, "B C"], ahead: Ahead | None = None,
-               part: Part | None = None) -> list[list[StepSample | None]]:
-        local = isinstance(self.policy, LocalTextPolicy)
-        start = self.session.positions if local else None
-        samples = self.session.sample(level, drawing, ahead, part)
-        self.policy_tokens += [sum(sample.tokens for sample in row if sample is not None) for row in samples]
-        if local:
-            self.policy_flops += flops_read(self.policy.model.config, start, self.session.positions - start,
-                                            self.policy.max_step_tokens, vocabulary=True)
-        return samples
-
-    def _read(self, samples: Sequence[Sequence[StepSample | None]]) -> Float[np.ndarray, "B C"]:
-        return self.reader.read([[_step_text(sample) for sample in row] for row in samples])
 
     def _look_ahead(self, level: int, drawing: Bool[np.ndarray, "B C"]) -> Float[np.ndarray, "B C A"]:
         """Scores of the steps drawn behind the newest, NaN where there is none; the paths are as they were."""
@@ -169,9 +152,9 @@ class _TextSearch:
             return scores
         marks = self.session.mark(), self.reader.mark()
         for number in range(self.strategy.lookahead):
-            samples = self._write(level, drawing, Ahead(number, self.strategy.greedy_lookahead))
-            scores[..., number] = self._read(samples)
-            drawing = ~np.isnan(scores[..., number]) & _which(samples, lambda sample: sample.ending == "step")
+            samples = self.models.write(level, drawing, Ahead(number, self.strategy.greedy_lookahead))
+            scores[..., number] = self.models.read(samples)
+            drawing = ~np.isnan(scores[..., number]) & which(samples, lambda sample: sample.ending == "step")
         for part, mark in zip((self.session, self.reader), marks):
             part.back(mark)
         return scores
@@ -193,7 +176,7 @@ class _TextSearch:
         for row in range(len(kept)):
             kept[row, parents[row][alive[row]]] = True
         kept &= usable
-        for row in np.flatnonzero(usable.any(1) | _which(samples, lambda sample: True).any(1)).tolist():
+        for row in np.flatnonzero(usable.any(1) | which(samples, lambda sample: True).any(1)).tolist():
             tree = self.trees[row]
             for place, sample in enumerate(samples[row]):
                 good = bool(usable[row, place])
@@ -215,20 +198,15 @@ class _TextSearch:
         self.scores, self.steps, self.finished, self.at = map(pick, (self.scores, self.steps, self.finished, self.at))
         self.texts = pick(first)
         if self.strategy.reorders:
-            self.session.gather(parents)
-            self.reader.gather(parents)
+            self.models.gather(parents)
 
-    def _why_stopped(self, row: int, level: int) -> str | None:
+    def _why_stopped(self, row: int, level: int, limit: str) -> str | None:
         """The reason why a problem goes no further, ``None`` if it does."""
         if not (self.alive[row] & ~self.finished[row]).any():
             return "finished"
-        spent = {"policy_tokens": self.policy_tokens[row], "reward_tokens": self.reader.tokens[row],
-                 "forwards": self.session.forwards[row] + self.reader.forwards[row], "flops": self._flops(row),
-                 "levels": self.levels[row], "seconds": time.monotonic() - self.begun}
-        for name in (*LIMITS, "seconds"):
-            limit = getattr(self.budget, name)
-            if limit is not None and spent[name] >= limit:
-                return name
+        limit = limit or self.budget.reached_on_host(time.monotonic() - self.begun, 0)
+        if limit:
+            return limit
         return "steps" if level >= self.max_steps else None
 
     def _searched(self, row: int, ranked: Float[np.ndarray, "S C"], seconds: float) -> Searched:
@@ -237,33 +215,10 @@ class _TextSearch:
         tree, nodes = self.trees[row], self.nodes[row]
         ended = [place for place in np.argsort(-self.values[row], axis=None, kind="stable") if self.ended[row].flat[place]]
         ended = dict.fromkeys(int(nodes.flat[place]) for place in ended)  # a path that was kept stands on every later level
-        warnings = Counter(self.session.warnings[row]) + Counter(self.reader.warnings[row])
-        warnings += tree_warnings(tree, int(self.cut[row]))
-        costs = Costs(int(self.policy_tokens[row]), int(self.reader.tokens[row]), int(self.session.forwards[row]),
-                      int(self.reader.forwards[row]), self._flops(row), seconds)
+        warnings = self.models.warnings(row) + tree_warnings(tree, int(self.cut[row]))
         return Searched(self.reader.problems[row], tuple(tree), tuple(Answered(node, tree[node].value) for node in ended),
-                        None if best < 0 else best, costs, self.stopped[row] or "steps", dict(warnings))
-
-    def _flops(self, row: int) -> float:
-        return float(self.reader.flops[row] + self.policy_flops[row])
-
-
-def _step_text(sample: StepSample | None) -> str | None:
-    """What the reward model reads: nothing of a step that did not end, nor of an end without a step."""
-    return None if sample is None or sample.ending == "cut" or _only_ends(sample) else sample.text
-
-
-def _only_ends(sample: StepSample) -> bool:
-    return sample.ending == "solution" and not sample.text.strip()
-
-
-def _which(samples: Sequence[Sequence[StepSample | None]], test: Callable[[StepSample], bool]) -> Bool[np.ndarray, "B C"]:
-    return np.array([[sample is not None and test(sample) for sample in row] for row in samples])
-
-
-def _numbers(samples: Sequence[Sequence[StepSample | None]], name: str) -> Float[Array, "B C"]:
-    values = [[getattr(sample, name, None) or 0.0 for sample in row] for row in samples]
-    return jnp.asarray(values, jnp.float32)
+                        None if best < 0 else best, self.models.costs(row, seconds), self.stopped[row] or "steps",
+                        dict(warnings))
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "aggregation"))

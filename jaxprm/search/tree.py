@@ -9,6 +9,7 @@ wherever in the tree it goes on.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -21,8 +22,10 @@ from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import Budget
-from jaxprm.search.nodes import NodeResult, NodeStrategy, NodeTree, best_nodes
+from jaxprm.search.nodes import NodeResult, NodeStrategy, best_nodes
+from jaxprm.search.result import SearchCosts
 from jaxprm.search.rows import Rules
+from jaxprm.search.tree_growth import TreeGrowth, TreeNumbers
 from jaxprm.search.tree_turn import TreeTurns
 from jaxprm.search.turns import run_turns
 from jaxprm.search.variants import VARIANTS, TreeVariant
@@ -54,8 +57,22 @@ class Tree(NodeStrategy):
         if isinstance(self.variant, str) and self.variant not in VARIANTS:
             raise InputError(f"must be one of {', '.join(VARIANTS)}", field="variant", value=self.variant)
 
+    def growth(self, max_steps: int, aggregation: Aggregation) -> TreeGrowth:
+        variant = VARIANTS[self.variant] if isinstance(self.variant, str) else self.variant
+        return TreeGrowth(TreeWalk(variant, self.branch, self.simulations), self.expansions, max_steps, aggregation,
+                          variant.signed, variant.normalised, variant.first_visit)
+
     def search(self, policy, reward_model, key, prompts, lengths, **settings: Any) -> TreeResult:
         return tree_search(policy, reward_model, key, prompts, lengths, self, **settings)
+
+    def result(self, numbers: TreeNumbers, why: Sequence[str], costs: SearchCosts) -> TreeResult:
+        tree, stats, done = numbers.tree(), numbers.stats, numbers.walk.simulations
+        node = best_nodes(tree, numbers.steps.depth)
+        at = np.arange(len(node)), node
+        why = tuple({"": "simulations" if count >= self.simulations else "finished", "turns": "expansions"}.get(name, name)
+                    for name, count in zip(why, done))
+        return TreeResult(tree, node, tree.values[at], tree.finished[at], why, costs, stats.priors, stats.visits, stats.means,
+                          done, tree.kept.sum(1, dtype=np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +120,7 @@ def tree_search(policy: LanguageModel, reward_model: RewardModel, key: jax.Array
     Raises:
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
     """
-    variant = VARIANTS[strategy.variant] if isinstance(strategy.variant, str) else strategy.variant
     rules = Rules(max_steps, max_step_tokens, sampling, aggregation, separator_id, end_id, read_back, False,
                   min(policy.config.context, reward_model.config.context))
-    walker = TreeWalk(variant, strategy.branch, strategy.simulations)
-    turns = TreeTurns(walker, strategy.expansions, rules, variant.signed, variant.normalised, variant.first_visit)
-    state, why, costs = run_turns(policy, reward_model, key, prompts, lengths, turns, budget)
-    steps, stats, done = jax.device_get((state.steps, state.stats, state.walk.simulations))
-    tree = NodeTree(steps.tokens, steps.lengths, stats.parents, steps.scores, steps.values, stats.first_child >= 0, stats.ended,
-                    steps.log_probs)
-    node = best_nodes(tree, steps.depth)
-    at = np.arange(len(node)), node
-    why = tuple({"": "simulations" if count >= strategy.simulations else "finished", "turns": "expansions"}.get(name, name)
-                for name, count in zip(why, done))
-    return TreeResult(tree, node, tree.values[at], tree.finished[at], why, costs, stats.priors, stats.visits, stats.means, done,
-                      np.asarray(state.spent.levels))
+    turns = TreeTurns(strategy.growth(max_steps, aggregation), rules)
+    return strategy.result(*run_turns(policy, reward_model, key, prompts, lengths, turns, budget))

@@ -1,7 +1,7 @@
-"""What searches over nodes share: drawing and scoring a step per row, and the loop of turns on the device.
+"""What compiled searches over nodes share: drawing and scoring a step per row, and the loop of turns on the device.
 
-A search over nodes is a frozen dataclass that can ``start`` (read the prompts) and take a ``turn``; `run_turns` compiles both
-and checks budgets between turns.
+A search over nodes is a frozen dataclass that knows how its trees grow (`jaxprm.search.growth`), can ``start`` (read the
+prompts) and take a ``turn``; `run_turns` compiles both and checks budgets between turns.
 """
 
 from __future__ import annotations
@@ -14,69 +14,63 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.generation.sampler import Generation, Samples, generate
 from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.sharding import split_rows
 from jaxprm.models.transformer import LanguageModel
 from jaxprm.scoring.incremental import ScoreState, extend_scores
-from jaxprm.search.budget import LIMITS, Budget
+from jaxprm.search.budget import LIMITS, Budget, Spent, no_costs
+from jaxprm.search.growth import Growth, why_stopped
 from jaxprm.search.result import SearchCosts
 from jaxprm.search.rows import Rules, check_prompts
 
 _traced = 0  # programs traced by this process
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What is known of B problems between turns; what is large is apart, in caches that are given up to the next call.
+
+    Attributes:
+      turn: int32[], turns that were taken.
+      prompt_lengths: int32[B].
+      numbers: of the search's `Growth`.
+      spent: what it has cost so far; ``levels`` counts turns.
+    """
+
+    turn: Int[Array, ""]
+    prompt_lengths: Int[Array, " B"]
+    numbers: Any
+    spent: Spent
+
+    def after(self, numbers, spent: Spent, active: Bool[Array, " B"]) -> State:
+        """One turn later."""
+        spent = dataclasses.replace(spent, levels=spent.levels + active)
+        return State(self.turn + 1, self.prompt_lengths, numbers, spent)
+
+
 @runtime_checkable
 class Turns(Protocol):
-    """A search over nodes. Its state has ``turn`` int32[], ``spent`` `Spent` and ``stopped`` bool[B]; what is large is apart,
-    in caches that are given up to the next call."""
+    """A compiled search over nodes."""
 
     @property
-    def turns(self) -> int:
-        """After so many the search stops."""
-        ...
+    def growth(self) -> Growth: ...
 
     @property
     def steps(self) -> Rules: ...
 
     def start(self, policy: LanguageModel, reward_model: RewardModel, prompts: Int[Array, "B P"],
-              lengths: Int[Array, " B"]) -> tuple[Any, Any]:
-        """State and caches after the prompts were read, once each."""
+              lengths: Int[Array, " B"]) -> Any:
+        """Caches after the prompts were read, once each."""
         ...
 
-    def turn(self, policy: LanguageModel, reward_model: RewardModel, keys: jax.Array, state, caches, active: Bool[Array, " B"],
-             prompt_size: int) -> tuple[Any, Any]:
+    def turn(self, policy: LanguageModel, reward_model: RewardModel, keys: jax.Array, state: State, caches,
+             active: Bool[Array, " B"], prompt_size: int) -> tuple[State, Any]:
         """State and caches one turn later; problems that are not active stay as they are."""
         ...
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """What was sampled, by node [B, N]: ids [.., L], token counts, depth (steps from the prompt), the reward model's score of
-    the step and of the path up to it (-inf where not usable), and the policy's log-probability of the step (nats)."""
-
-    tokens: Array | np.ndarray
-    lengths: Array | np.ndarray
-    depth: Array | np.ndarray
-    scores: Array | np.ndarray
-    values: Array | np.ndarray
-    log_probs: Array | np.ndarray
-
-
-def no_steps(problems: int, nodes: int, rules: Rules) -> Steps:
-    """Room for the nodes of B problems."""
-    numbers = jnp.zeros((problems, nodes))
-    counts = numbers.astype(jnp.int32)
-    return Steps(jnp.zeros((problems, nodes, rules.max_step_tokens), jnp.int32), counts, counts, numbers, numbers - jnp.inf,
-                 numbers)
-
-
-def put_nodes(old: Shaped[Array, "B N ..."], first: Int[Array, ""], new: Shaped[Array, "B M ..."]) -> Shaped[Array, "B N ..."]:
-    """Values of the nodes ``first`` .. ``first + M - 1``."""
-    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), first, 1)
 
 
 def draw_steps(policy: LanguageModel, generation: Generation, keys: jax.Array, active: Bool[Array, " R"],
@@ -99,8 +93,8 @@ def read_steps(reward_model: RewardModel, scoring: ScoreState, samples: Samples,
 
 def run_turns(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, prompts: Int[Array | np.ndarray, "B P"],
               lengths: Int[Array | np.ndarray, " B"], search: Turns, budget: Budget) -> tuple[Any, list[str], SearchCosts]:
-    """Turns until every problem has stopped: the last state, why each problem stopped ("" = by its rules, "turns", or the name
-    of a limit), and what it cost. Runs on meshes as `jaxprm.search.engine.search` does.
+    """Turns until every problem has stopped: the last numbers, on the host, why each problem stopped ("" = by its rules,
+    "turns", or the name of a limit), and what it cost. Runs on meshes as `jaxprm.search.engine.search` does.
 
     Raises:
       InputError: a prompt leaves no room for a step in a model's context.
@@ -111,29 +105,33 @@ def run_turns(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, 
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
     limits = np.array([np.inf if getattr(budget, name) is None else getattr(budget, name) for name in LIMITS], np.float32)
     state, caches = _start(policy, reward_model, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), search)
-    turns = np.int32(1 if budget.on_host else search.turns)
+    most = search.growth.turns
+    turns = np.int32(1 if budget.on_host else most)
     while True:
         state, caches = _run(policy, reward_model, keys, state, caches, limits, turns, prompts.shape[1], search)
         over = budget.reached_on_host(time.monotonic() - begun, _traced - traced)
-        if over or int(state.turn) >= search.turns or not bool(_going(state, limits).any()):
+        if over or int(state.turn) >= most or not bool(_going(state, limits).any()):
             break
-    spent, stopped, reached = jax.device_get((state.spent, state.stopped, state.spent.reached(jnp.asarray(limits))))
-    last = "turns" if int(state.turn) >= search.turns else over
-    why = ["" if by_rule else LIMITS[limit - 1] if limit else last for by_rule, limit in zip(stopped, reached)]
+    numbers, spent, reached = jax.device_get((state.numbers, state.spent, state.spent.reached(jnp.asarray(limits))))
+    why = why_stopped(numbers.stopped, [LIMITS[limit - 1] if limit else "" for limit in reached],
+                      "turns" if int(state.turn) >= most else over)
     costs = SearchCosts(spent.policy_tokens, spent.reward_tokens, spent.policy_forwards, spent.reward_forwards, spent.flops,
                         time.monotonic() - begun, _traced - traced)
-    return state, why, costs
+    return numbers, why, costs
 
 
-def _going(state, limits) -> Bool[Array, " B"]:
-    return ~state.stopped & (state.spent.reached(jnp.asarray(limits)) == 0)
+def _going(state: State, limits) -> Bool[Array, " B"]:
+    return ~state.numbers.stopped & (state.spent.reached(jnp.asarray(limits)) == 0)
 
 
 @functools.partial(jax.jit, static_argnames="search")
 def _start(policy, reward_model, prompts, lengths, search: Turns):
     global _traced
     _traced += 1
-    return split_rows(search.start(policy, reward_model, *split_rows((prompts, lengths))))
+    prompts, lengths = split_rows((prompts, lengths))
+    state = State(jnp.int32(0), lengths, search.growth.first(len(lengths), search.steps.max_step_tokens),
+                  no_costs(policy.config, reward_model.config, lengths, prompts.shape[1]))
+    return split_rows((state, search.start(policy, reward_model, prompts, lengths)))
 
 
 @functools.partial(jax.jit, static_argnames=("prompt_size", "search"), donate_argnames="caches")
@@ -141,7 +139,7 @@ def _run(policy, reward_model, keys, state, caches, limits, turns, prompt_size: 
     """Up to ``turns`` turns, or until every problem has stopped."""
     global _traced
     _traced += 1
-    until = jnp.minimum(state.turn + turns, search.turns)
+    until = jnp.minimum(state.turn + turns, search.growth.turns)
 
     def going(carry):
         return (carry[0].turn < until) & _going(carry[0], limits).any()

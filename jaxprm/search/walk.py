@@ -257,6 +257,9 @@ class TreeWalk:
     def width(self, walk: Walk) -> Int[Array, ""]:
         return jnp.int32(self.branch)
 
+    def open(self, stats: NodeStats, walk: Walk) -> Bool[Array, " N"]:
+        return (stats.first_child < 0) & ~stats.closed
+
     def go_on(self, stats: NodeStats, walk: Walk, key: jax.Array, steps: int) -> tuple[NodeStats, Walk]:
         if self.variant.closes:
             stats = bring_back_ended(stats, walk.at, self.variant, self.branch, steps)
