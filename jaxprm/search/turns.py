@@ -104,14 +104,15 @@ def run_turns(policy: LanguageModel, reward_model: RewardModel, key: jax.Array, 
     check_prompts(lengths, prompts.shape, search.steps)
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
     limits = np.array([np.inf if getattr(budget, name) is None else getattr(budget, name) for name in LIMITS], np.float32)
-    state, caches = _start(policy, reward_model, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), search)
     most = search.growth.turns
     turns = np.int32(1 if budget.on_host else most)
+    given = jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths)
+    state, caches = _begin(policy, reward_model, keys, *given, limits, turns, search)
     while True:
-        state, caches = _run(policy, reward_model, keys, state, caches, limits, turns, prompts.shape[1], search)
         over = budget.reached_on_host(time.monotonic() - begun, _traced - traced)
         if over or int(state.turn) >= most or not bool(_going(state, limits).any()):
             break
+        state, caches = _run(policy, reward_model, keys, state, caches, limits, turns, prompts.shape[1], search)
     numbers, spent, reached = jax.device_get((state.numbers, state.spent, state.spent.reached(jnp.asarray(limits))))
     why = why_stopped(numbers.stopped, [LIMITS[limit - 1] if limit else "" for limit in reached],
                       "turns" if int(state.turn) >= most else over)
@@ -125,20 +126,27 @@ def _going(state: State, limits) -> Bool[Array, " B"]:
 
 
 @functools.partial(jax.jit, static_argnames="search")
-def _start(policy, reward_model, prompts, lengths, search: Turns):
+def _begin(policy, reward_model, keys, prompts, lengths, limits, turns, search: Turns):
+    """Reads the prompts, and runs `_turns`: a whole search, unless the host watches it."""
     global _traced
     _traced += 1
     prompts, lengths = split_rows((prompts, lengths))
     state = State(jnp.int32(0), lengths, search.growth.first(len(lengths), search.steps.max_step_tokens),
                   no_costs(policy.config, reward_model.config, lengths, prompts.shape[1]))
-    return split_rows((state, search.start(policy, reward_model, prompts, lengths)))
+    state, caches = split_rows((state, search.start(policy, reward_model, prompts, lengths)))
+    return _turns(policy, reward_model, keys, state, caches, limits, turns, prompts.shape[1], search)
 
 
 @functools.partial(jax.jit, static_argnames=("prompt_size", "search"), donate_argnames="caches")
 def _run(policy, reward_model, keys, state, caches, limits, turns, prompt_size: int, search: Turns):
-    """Up to ``turns`` turns, or until every problem has stopped."""
+    """`_turns` of a search that has begun, in its caches, which are given up."""
     global _traced
     _traced += 1
+    return _turns(policy, reward_model, keys, state, caches, limits, turns, prompt_size, search)
+
+
+def _turns(policy, reward_model, keys, state, caches, limits, turns, prompt_size: int, search: Turns):
+    """Up to ``turns`` turns, or until every problem has stopped."""
     until = jnp.minimum(state.turn + turns, search.growth.turns)
 
     def going(carry):
