@@ -170,6 +170,7 @@ def work(task: str, out: Path, runs: list[Path], seeds: list[int], part: str, on
                 with atomic_write(file) as output:
                     json.dump(found, output)
                 print(f"{task} {one.seed}: {name}: {time.monotonic() - start:.1f} s", flush=True)
+        jax.clear_caches()  # the programs of hundreds of cells do not fit into a process
 
 
 def main() -> None:
