@@ -122,27 +122,34 @@ def _train_reward_model(out: Path, seed: int, progress: Progress) -> None:
     save_model(out / f"reward_model-{seed}", model, loaded.encoder, {"study": "test_time_scaling"})
 
 
+def right_steps(problem: Problem, steps: Sequence[str]) -> tuple[str, ...]:
+    """Every step after which the target can still be reached, or the answer where one number is left; none behind an error."""
+    if not all(TASK.judge(problem, tuple(steps)).right):
+        return ()
+    ledger = Ledger.start(parse_prompt(problem.prompt)[0])
+    for line in (parse_line(step, TASK.style) for step in steps):
+        ledger = ledger.after(line) if hasattr(line, "remaining") else ledger
+    return _right_moves(ledger.state) or (render_claim(ledger.answer(TASK.style), TASK.style),)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _right_moves(state: State) -> tuple[str, ...]:
+    return tuple(render_move(move, TASK.style) for move in moves(state) if reachable(move.remaining, TASK.target))
+
+
 def _example(problem: Problem, steps: Sequence[str], encoder: StepEncoder) -> dict:
     """A label for every token: can the solution still be right? Nothing is right behind the first wrong step."""
     right = TASK.judge(problem, tuple(steps)).right
     ids, labels = encoder.encode_prompt(problem.prompt), []
-    prompt, ledger = len(ids), Ledger.start(parse_prompt(problem.prompt)[0])
+    prompt = len(ids)
     for place, step in enumerate(steps):
         written = encoder.encode_step(step)
         ids += written
         if all(right[: place + 1]):
             labels += [1.0] * len(written)
-            line = parse_line(step, TASK.style)
-            ledger = ledger.after(line) if hasattr(line, "remaining") else ledger
         elif all(right[:place]):
-            expected = _right_steps(ledger.state) or (render_claim(ledger.answer(TASK.style), TASK.style),)
-            labels += max((token_labels(written, encoder.encode_step(text)) for text in expected), key=sum)
+            expected = [encoder.encode_step(text) for text in right_steps(problem, steps[:place])]
+            labels += max((token_labels(written, one) for one in expected), key=sum)
         else:
             labels += [0.0] * len(written)
     return step_example(ids, range(prompt, len(ids)), labels)
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _right_steps(state: State) -> tuple[str, ...]:
-    """Every step after which the target can still be reached; none where one number is left."""
-    return tuple(render_move(move, TASK.style) for move in moves(state) if reachable(move.remaining, TASK.target))

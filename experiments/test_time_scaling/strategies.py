@@ -21,9 +21,9 @@ from jaxprm.search import (DVTS, VARIANTS, Beam, ChunkReset, DualPhase, EarlyRej
 
 PLAN = ((16, "trained", "level"), (16, "oracle", "level"), (16, "trained", "node"), (4, "trained", "level"),
         (4, "trained", "node"), (16, "random", "level"), (4, "oracle", "level"), (64, "trained", "level"),
-        (64, "oracle", "level"), (16, "random", "node"), (4, "random", "level"), (4, "random", "node"))
-"""Size, reward model and kind of strategy, those that say most first. Strategies that leave nodes are not run at 64: trees hold
-the caches of all their nodes, and turns follow one another."""
+        (16, "oracle", "node"), (64, "trained", "node"), (64, "oracle", "level"), (16, "random", "node"), (4, "oracle", "node"),
+        (4, "random", "level"), (4, "random", "node"), (64, "oracle", "node"))
+"""Size, reward model and kind of strategy, those that say most first."""
 SIZES = tuple(sorted({size for size, _, _ in PLAN}))
 
 
@@ -41,8 +41,3 @@ def node_strategies(size: int) -> dict[str, NodeStrategy]:
     trees = {f"tree {name}": Tree(name, simulations=2 * size, expansions=2 * size, branch=4) for name in VARIANTS}
     return trees | {"chunk reset": ChunkReset(chains=size // 2), "refine": Refine(chains=size // 2),
                     "PATS": Pats(widths=(size // 2, size, 2 * size)), "dual phase": DualPhase(samples=size, batch=size // 4)}
-
-
-def by_oracle(strategy: Strategy | NodeStrategy) -> bool:
-    """Whether the strategy can be run through text, where the oracle reads."""
-    return isinstance(strategy, Strategy) and not (strategy.lookahead or strategy.partial_tokens)

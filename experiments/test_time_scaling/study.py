@@ -25,8 +25,8 @@ import countdown
 import jax
 import numpy as np
 import tables
-from scorers import OracleReader, random_model
-from strategies import PLAN, by_oracle, level_strategies, node_strategies
+from scorers import OracleModel, Truth, random_model
+from strategies import PLAN, level_strategies, node_strategies
 
 from jaxprm.generation.local_text import LocalTextPolicy
 from jaxprm.generation.policy import LocalPolicy
@@ -40,7 +40,6 @@ from jaxprm.scoring.scorer import StepScorer
 from jaxprm.search import NodeStrategy, Strategy
 from jaxprm.search.searched import Searched
 from jaxprm.search.searcher import Searcher, SearchSettings
-from jaxprm.search.text_search import search_texts
 from jaxprm.steps import StepEncoder
 from jaxprm.tasks.arithmetic import ArithmeticTask
 from jaxprm.tasks.countdown import CountdownTask
@@ -59,7 +58,7 @@ class Setting:
     Attributes:
       task: judges; problems: of the reported numbers.
       policy: writes; encoder: its tokenizer and step format, which are the reward models', too.
-      rewards: trained and random.
+      rewards: oracle, trained and random.
       steps, step_tokens: most steps of a solution, most tokens of a step.
     """
 
@@ -89,7 +88,10 @@ def setting(task: str, seed: int, run: Path, part: str) -> Setting:
         problems = list(countdown.problems(part, PROBLEMS))
     name = "reward_model" if task == "arithmetic" else f"reward_model-{seed}"
     policy, reward = load_language_model(run / "policy"), load_reward_model(run / name)
-    rewards = {"trained": reward.model, "random": random_model(reward.model.config, seed)}
+    truth, config = Truth(family, policy.encoder, problems), policy.model.config
+    context = min(config.context, truth.longest_prompt + (steps + 2) * step_tokens)  # no path of a search is longer
+    rewards = {"oracle": OracleModel(truth, config.vocab_size, context),
+               "trained": reward.model, "random": random_model(reward.model.config, seed)}
     return Setting(family, problems, LocalPolicy(policy.model, policy.encoder, limit=limit), policy.encoder, rewards, steps,
                    step_tokens, seed)
 
@@ -104,7 +106,7 @@ def pool(at: Setting) -> dict:
     shape = (len(at.problems), POOL)
     right = [[float(value) for value in verdict.right] for verdict in verdicts if verdict is not None]
     steps = {"oracle": right} | {name: [row.tolist() for row in StepScorer(model, at.encoder).score(solutions)]
-                                 for name, model in at.rewards.items()}
+                                 for name, model in at.rewards.items() if name != "oracle"}
     values = {}
     for name, rows in steps.items():
         values[name] = np.zeros(len(flat))  # of samples without an end, or without anything to read
@@ -123,13 +125,7 @@ def search(at: Setting, scorer: str, strategy: Strategy | NodeStrategy, size: in
     policy = LocalTextPolicy(at.policy.model, at.encoder, max_steps=at.steps, max_step_tokens=at.step_tokens,
                              entropies=strategy.entropies)
     start = time.monotonic()
-    if scorer == "oracle":
-        found = []
-        for first in range(0, len(at.problems), settings.batch_problems):
-            reader = OracleReader(at.task, at.problems[first : first + settings.batch_problems], strategy.rows)
-            found += search_texts(policy, reader, strategy, max_steps=at.steps, seed=at.seed, aggregation="min")
-    else:
-        found = Searcher(policy, at.rewards[scorer], at.encoder, settings).run(at.problems)
+    found = Searcher(policy, at.rewards[scorer], at.encoder, settings).run(at.problems)
     seconds = time.monotonic() - start
     return {"right": [bool(one.finished and at.judge(one.problem, one.steps(one.chosen))[1]) for one in found],
             "any_right": [any(at.judge(one.problem, one.steps(answer.node))[1] for answer in one.solutions) for one in found],
@@ -152,8 +148,7 @@ def cells(step_tokens: int) -> Iterator[Cell]:
     yield "pool", pool
     for size, scorer, kind in PLAN:
         for name, strategy in (level_strategies(size, step_tokens) if kind == "level" else node_strategies(size)).items():
-            if scorer != "oracle" or by_oracle(strategy):
-                yield f"{name}, {scorer}, {size}", functools.partial(search, scorer=scorer, strategy=strategy, size=size)
+            yield f"{name}, {scorer}, {size}", functools.partial(search, scorer=scorer, strategy=strategy, size=size)
 
 
 def work(task: str, out: Path, runs: list[Path], seeds: list[int], part: str, only: list[str] | None) -> None:

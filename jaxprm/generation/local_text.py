@@ -17,7 +17,7 @@ from jaxprm.errors import InputError
 from jaxprm.generation.policy import pad_prompts
 from jaxprm.generation.sampler import Generation, Samples, SamplingConfig, entropy, generate, start
 from jaxprm.generation.stops import stop_at_ids
-from jaxprm.generation.text import Ahead, Ending, StepSample, problem_seed
+from jaxprm.generation.text import Ahead, Ending, Part, StepSample, problem_seed
 from jaxprm.generation.text_encoder import TextEncoder
 from jaxprm.models.shared_rows import ROOM, SharedRows, spread
 from jaxprm.models.transformer import LanguageModel
@@ -75,7 +75,7 @@ class LocalTextPolicy:
         """What a step says, without what has ended it."""
         if isinstance(self.encoder, TextEncoder):
             return self.encoder.decode_step(ids, ending == "solution")
-        return self.encoder.tokenizer.decode(ids if ending == "cut" else ids[:-1])
+        return self.encoder.tokenizer.decode(ids[:-1] if ending in ("step", "solution") else ids)
 
     def begin(self, problems: Sequence[Problem], width: int, seed: int) -> LocalSession:
         return LocalSession(self, problems, width, seed)
@@ -101,10 +101,16 @@ class LocalSession:
         state: Generation = _start(policy.model, jnp.asarray(tokens), jnp.asarray(lengths), 1, min(ROOM, most))
         self._prompts, self._rows = self.positions, SharedRows(state.cache, state.next_logits, width, most)
         self._keys = problem_keys(problems, seed)
+        self._begun: Samples | None = None  # what was drawn last
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None,
+               part: Part | None = None) -> list[list[StepSample | None]]:
         policy, sampling = self._policy, self._policy.sampling
-        room = self.positions + policy.max_step_tokens <= policy.model.config.context
+        begun = self._begun if part is not None and part.rest else None
+        before = 0 if begun is None else part.tokens
+        left = policy.max_step_tokens - before
+        limit, open_ = (part.tokens, "begun") if part is not None and not part.rest else (left, "cut")
+        room = self.positions + left <= policy.model.config.context
         if ahead is None:
             for row in np.flatnonzero((active & ~room).any(1)).tolist():
                 self.warnings[row]["policy's context is full"] += int((active & ~room)[row].sum())
@@ -112,27 +118,32 @@ class LocalSession:
             sampling = dataclasses.replace(sampling, temperature=0.0)
         active = active & room
         keys = _row_keys(self._keys, jnp.int32(level), self._shape[1], -1 if ahead is None else ahead.number)
-        found, following = self._generate(keys, active, sampling, policy.max_step_tokens)
+        found, following = self._generate(keys, active, sampling, limit, before, begun)
         lengths = found.lengths.reshape(self._shape)
         self.forwards += lengths.max(1)
         self.positions = self.positions + lengths
-        rows = [self._step(found, row, following) if active.flat[row] else None for row in range(active.size)]
+        if begun is not None:
+            found = _joined(begun, found)
+        self._begun = found
+        rows = [self._step(found, row, following, open_) if active.flat[row] else None for row in range(active.size)]
         return [rows[start : start + self._shape[1]] for start in range(0, len(rows), self._shape[1])]
 
-    def _generate(self, keys: jax.Array, active: Bool[np.ndarray, "B C"], sampling: SamplingConfig,
-                  limit: int) -> tuple[Samples, np.ndarray | None]:
+    def _generate(self, keys: jax.Array, active: Bool[np.ndarray, "B C"], sampling: SamplingConfig, limit: int, before: int,
+                  begun: Samples | None) -> tuple[Samples, np.ndarray | None]:
         """What all B * C paths draw, on the host, and the entropies of what comes next; only active ones are computed."""
         policy = self._policy
         places, cache, logits = self._rows.take(active, self.positions - self._prompts, limit)
-        found, state = _generate(policy.model, Generation(cache, logits), keys[np.maximum(places, 0)], jnp.asarray(places >= 0),
-                                 sampling, limit, stops=policy.stops, entropies=policy.entropies)
+        there = np.maximum(places, 0)
+        found, state = _generate(policy.model, Generation(cache, logits), keys[there], jnp.asarray(places >= 0), sampling,
+                                 limit, stops=policy.stops, entropies=policy.entropies, before=before,
+                                 written=None if begun is None else begun.written[there])
         following = _entropy(state.next_logits) if policy.entropies else None
         self._rows.put(state.cache, state.next_logits)
         return jax.tree.map(lambda values: spread(values, places, active.size), (found, following))
 
-    def _step(self, found: Samples, row: int, following: np.ndarray | None) -> StepSample:
+    def _step(self, found: Samples, row: int, following: np.ndarray | None, open_: Ending) -> StepSample:
         length = int(found.lengths[row])
-        ending = "solution" if found.finished[row] else "step" if found.closed[row] else "cut"
+        ending = "solution" if found.finished[row] else "step" if found.closed[row] else open_
         text = self._policy.text(found.tokens[row, :length].tolist(), ending)
         sample = StepSample(text, length, ending, float(found.log_probs[row, :length].sum()))
         if following is None:
@@ -150,3 +161,10 @@ class LocalSession:
     def back(self, mark: Any) -> None:
         rows, self.positions = mark
         self._rows.back(rows)
+
+
+def _joined(begun: Samples, rest: Samples) -> Samples:
+    """Beginnings of steps and their rest: the whole steps in rows that went on, which had drawn all tokens of their part."""
+    join = lambda name: np.concatenate([getattr(begun, name), getattr(rest, name)], axis=1)  # noqa: E731
+    return dataclasses.replace(rest, tokens=join("tokens"), log_probs=join("log_probs"), lengths=begun.lengths + rest.lengths,
+                               entropies=None if rest.entropies is None else join("entropies"))

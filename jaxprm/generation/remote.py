@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import SamplingConfig
-from jaxprm.generation.text import Ahead, Ending, Paths, StepSample, problem_seed
+from jaxprm.generation.text import Ahead, Ending, Part, Paths, StepSample, problem_seed
 from jaxprm.records import Problem
 from jaxprm.steps.format import StepFormat
 
@@ -125,9 +125,14 @@ class RemotePolicy:
         opening = self.format.prompt_prefix + problem.prompt + self.format.prompt_suffix
         return opening + "".join(step + self.format.separator for step in steps)
 
-    def ask(self, prompt: str, n: int, seed: int, greedy: bool = False) -> tuple[list[StepSample], int, Counter[str]]:
-        """Up to ``n`` next steps behind a prompt, the requests that were sent, and what went wrong, counted; ``greedy``: of the
-        most likely tokens, whatever the policy's temperature.
+    def ask(self, prompt: str, n: int, seed: int, greedy: bool = False, begun: str = "",
+            limit: int | None = None) -> tuple[list[StepSample], int, Counter[str]]:
+        """Up to ``n`` next steps behind a prompt, the requests that were sent, and what went wrong, counted.
+
+        Args:
+          greedy: of the most likely tokens, whatever the policy's temperature.
+          begun: text that the steps begin with; their tokens and log-probabilities are those behind it.
+          limit: most tokens, where they are fewer than those of a step.
 
         Raises:
           InputError: what would fail for every prompt.
@@ -135,12 +140,13 @@ class RemotePolicy:
         samples: list[StepSample] = []
         warnings: Counter[str] = Counter()
         wait = self.endpoint.backoff
+        begun = begun.rstrip("\ufffd")  # a beginning may stop inside a character
         sampling = dataclasses.replace(self.sampling, temperature=0.0) if greedy else self.sampling
         greedy = sampling.temperature == 0  # all samples are the same one
         for attempt in range(self.endpoint.retries + 1):
             missing = 1 if greedy else n - len(samples)
             try:
-                found = self._attempt(prompt, missing, seed + attempt, sampling, warnings)
+                found = self._attempt(prompt, begun, missing, limit, seed + attempt, sampling, warnings)
             except _Failed as error:
                 warnings[f"endpoint: {error}"] += 1
                 if attempt == self.endpoint.retries and error.nobody:
@@ -161,18 +167,18 @@ class RemotePolicy:
             warnings["endpoint: steps given up"] += n - len(samples)
         return samples[:n], attempt + 1, warnings
 
-    def _attempt(self, prompt: str, n: int, seed: int, sampling: SamplingConfig,
+    def _attempt(self, prompt: str, begun: str, n: int, limit: int | None, seed: int, sampling: SamplingConfig,
                  warnings: Counter[str]) -> list[StepSample]:
-        body = {"model": self.endpoint.model, "prompt": prompt, "n": n, "max_tokens": self.max_step_tokens,
-                "temperature": sampling.temperature, "top_p": sampling.top_p, "stop": [self.format.separator],
-                "seed": seed % 2**31}
+        body = {"model": self.endpoint.model, "prompt": prompt + begun, "n": n,
+                "max_tokens": self.max_step_tokens if limit is None else limit, "temperature": sampling.temperature,
+                "top_p": sampling.top_p, "stop": [self.format.separator], "seed": seed % 2**31}
         if sampling.top_k:
             body["top_k"] = sampling.top_k
         if self.endpoint.log_probs:
             body["logprobs"] = 0
         reply = self._post(json.dumps(body).encode())
         try:
-            return self._read(json.loads(reply), warnings)
+            return self._read(json.loads(reply), begun, warnings)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _Failed("reply is not what a completions endpoint sends") from None
 
@@ -207,12 +213,12 @@ class RemotePolicy:
         except (http.client.HTTPException, OSError) as error:
             raise _Failed(f"connection broke: {type(error).__name__}") from None
 
-    def _read(self, reply: Any, warnings: Counter[str]) -> list[StepSample]:
+    def _read(self, reply: Any, begun: str, warnings: Counter[str]) -> list[StepSample]:
         choices = reply["choices"]
         used = (reply.get("usage") or {}).get("completion_tokens")
         samples = []
         for place, choice in enumerate(choices):
-            text, ending = self._ending(choice)
+            text, ending = self._ending(begun + choice["text"], choice)
             values = [float(value) for value in (choice.get("logprobs") or {}).get("token_logprobs") or []]
             if not all(map(math.isfinite, values)):
                 raise ValueError("log-probabilities")
@@ -220,14 +226,15 @@ class RemotePolicy:
             if not values and used is not None:  # counted for all choices together
                 tokens = int(used) // len(choices) + (place < int(used) % len(choices))
             elif not values:
-                tokens = len(text.split())
+                tokens = len(choice["text"].split())
                 warnings["endpoint: tokens not counted, words taken instead"] += 1
             samples.append(StepSample(text, tokens, ending, sum(values) if values else None))
         return samples
 
-    def _ending(self, choice: dict) -> tuple[str, Ending]:
-        text, reason = choice["text"], choice["finish_reason"]
-        text, separator, _ = text.partition(self.format.separator)  # a server may keep the stop string, or not know it
+    def _ending(self, text: str, choice: dict) -> tuple[str, Ending]:
+        reason = choice["finish_reason"]
+        # A server may keep the stop string, or not know it; nor does it see one that is there in part when it goes on.
+        text, separator, _ = text.partition(self.format.separator)
         if separator or reason == "stop":
             said = choice.get("stop_reason", choice.get("matched_stop", _ABSENT))
             by_string = bool(separator) or isinstance(said, str) or (said is _ABSENT and text.strip() != "")
@@ -244,20 +251,23 @@ class RemoteSession:
         self.forwards = np.zeros(len(problems), np.int64)
         self.warnings: list[Counter[str]] = [Counter() for _ in problems]
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
-        asked: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None,
+               part: Part | None = None) -> list[list[StepSample | None]]:
+        begun = self._paths.newest
+        asked: dict[tuple[int, tuple[str, ...], str], list[int]] = {}
         for row, rows in enumerate(self._paths.steps):
             for place, steps in enumerate(rows):
                 if active[row, place]:
-                    asked.setdefault((row, steps), []).append(place)
+                    beginning = begun[row][place].text if part is not None and part.rest else ""
+                    asked.setdefault((row, steps, beginning), []).append(place)
         samples: list[list[StepSample | None]] = [[None] * len(rows) for rows in self._paths.steps]
         with ThreadPoolExecutor(self._policy.endpoint.concurrency, "endpoint") as workers:
-            replies = [workers.submit(self._ask, row, steps, level, places, ahead) for (row, steps), places in asked.items()]
+            replies = [workers.submit(self._ask, *one, level, places, ahead, part) for one, places in asked.items()]
             try:
-                for ((row, _), places), reply in zip(asked.items(), replies):
+                for ((row, *_), places), reply in zip(asked.items(), replies):
                     found, requests, warnings = reply.result()
                     for place, sample in zip(places, found):
-                        samples[row][place] = sample
+                        samples[row][place] = sample if part is None else _part(sample, part, begun[row][place])
                     self.forwards[row] += requests
                     self.warnings[row] += warnings
             except BaseException:
@@ -266,11 +276,16 @@ class RemoteSession:
         self._paths.append(samples)
         return samples
 
-    def _ask(self, row: int, steps: tuple[str, ...], level: int, places: Sequence[int], ahead: Ahead | None):
-        problem = self._problems[row]
+    def _ask(self, row: int, steps: tuple[str, ...], beginning: str, level: int, places: Sequence[int], ahead: Ahead | None,
+             part: Part | None):
+        problem, limit = self._problems[row], None
         further = () if ahead is None else (1 + ahead.number,)
+        if part is not None:
+            further = (0,) if part.rest else ()
+            limit = self._policy.max_step_tokens - part.tokens if part.rest else part.tokens
         seed = int(np.random.default_rng((self._seed, problem_seed(problem), level, places[0], *further)).integers(2**31))
-        return self._policy.ask(self._policy.prompt(problem, steps), len(places), seed, ahead is not None and ahead.greedy)
+        return self._policy.ask(self._policy.prompt(problem, steps), len(places), seed, ahead is not None and ahead.greedy,
+                                beginning, limit)
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
         self._paths.gather(parents)
@@ -280,6 +295,15 @@ class RemoteSession:
 
     def back(self, mark: Any) -> None:
         self._paths.steps = mark
+
+
+def _part(sample: StepSample, part: Part, begun: StepSample | None) -> StepSample:
+    """A reply as the part of a step that was asked for: a beginning, or the whole step with what its beginning cost."""
+    if not part.rest:
+        return dataclasses.replace(sample, ending="begun") if sample.ending == "cut" else sample
+    known = begun.log_prob is not None and sample.log_prob is not None
+    return dataclasses.replace(sample, tokens=begun.tokens + sample.tokens,
+                               log_prob=begun.log_prob + sample.log_prob if known else None)
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -100,6 +100,7 @@ class Samples:
       entropies: float32[R, G], entropy (nats) of the model's own distribution (temperature 1, unfiltered) where a token was
         drawn, 0 after the end; None unless asked for.
       closed: bool[R], the row stopped by itself, at the end token or the end of a step.
+      written: int32[R], where `Stops` stand after these tokens; None without them.
     """
 
     tokens: Int[Array | np.ndarray, "R G"]
@@ -108,6 +109,7 @@ class Samples:
     finished: Bool[Array | np.ndarray, " R"]
     entropies: Float[Array | np.ndarray, "R G"] | None = None
     closed: Bool[Array | np.ndarray, " R"] | None = None
+    written: Int[Array | np.ndarray, " R"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -137,7 +139,8 @@ def entropy(values: Float[Array, "R V"]) -> Float[Array, " R"]:
 
 def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bool[Array, " R"], config: SamplingConfig,
              limit: int, end_id: int = -1, stop_id: int = -1, *, stops: Stops | None = None, entropies: bool = False,
-             before: int = 0) -> tuple[Samples, Generation]:
+             before: int | Int[Array, ""] = 0,
+             written: Int[Array | np.ndarray, " R"] | None = None) -> tuple[Samples, Generation]:
     """Draws up to ``limit`` tokens per active row; a row stops after the end token or after ``stop_id`` (a step's end).
 
     The stopping token is read into the cache too, so the state is ready for the next step. ``Samples.finished`` says which
@@ -147,7 +150,8 @@ def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bo
       key: one key, or one per row [R].
       stops: says where steps and solutions end, in place of ``end_id`` and ``stop_id``.
       entropies: fill `Samples.entropies`.
-      before: tokens drawn with the same key already: a step drawn in two calls equals one drawn in a single call.
+      before: tokens drawn with the same key already, and ``written``: where they left ``stops``. A step drawn in two calls
+        equals one drawn in a single call.
     """
     rows = active.shape[0]
     fold_in = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
@@ -178,9 +182,9 @@ def generate(model: LanguageModel, state: Generation, key: jax.Array, active: Bo
     zeros = jnp.zeros((rows, limit), jnp.int32)
     numbers = zeros.astype(jnp.float32)
     carry = (jnp.int32(0), active, state, (zeros, numbers, numbers if entropies else None), jnp.zeros((rows,), jnp.int32),
-             jnp.zeros((rows,), bool), None if stops is None else jnp.zeros((rows,), jnp.int32))
-    _, live, state, (tokens, log_probs, uncertain), lengths, finished, _ = jax.lax.while_loop(going, body, carry)
-    return Samples(tokens, log_probs, lengths, finished, uncertain, active & ~live), state
+             jnp.zeros((rows,), bool), jnp.zeros((rows,), jnp.int32) if written is None and stops is not None else written)
+    _, live, state, (tokens, log_probs, uncertain), lengths, finished, written = jax.lax.while_loop(going, body, carry)
+    return Samples(tokens, log_probs, lengths, finished, uncertain, active & ~live, written), state
 
 
 def sample(model: LanguageModel, key: jax.Array, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], *, width: int,

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 
 from jaxprm.records import Problem
 
-Ending = Literal["step", "solution", "cut"]
+Ending = Literal["step", "solution", "cut", "begun"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class StepSample:
     Attributes:
       text: without the separator behind it; "" if the policy wrote none.
       tokens: drawn for it, separator or end token included.
-      ending: "step": the solution goes on behind it, "solution": it ends here, "cut": a limit was reached inside the step.
+      ending: "step": the solution goes on behind it, "solution": it ends here, "cut": a limit was reached inside the step,
+        "begun": it is a beginning and no more was asked for (`Part`).
       log_prob: of its tokens when they were drawn, nats; ``None`` = not known.
       entropy, next_entropy: of the model's own distributions: the mean over its tokens, and that of the token that comes next,
         nats; ``None`` = not known.
@@ -49,6 +50,15 @@ class Ahead:
     greedy: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A step that is drawn in two calls, so that it can be judged by its beginning: at most its first ``tokens``, then the
+    ``rest`` of those that were "begun"."""
+
+    tokens: int
+    rest: bool = False
+
+
 @runtime_checkable
 class TextSession(Protocol):
     """C paths for each of B problems that grow by steps; at first all are empty.
@@ -61,10 +71,12 @@ class TextSession(Protocol):
     forwards: Int[np.ndarray, " B"]
     warnings: list[Counter[str]]
 
-    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
+    def sample(self, level: int, active: Bool[np.ndarray, "B C"], ahead: Ahead | None = None,
+               part: Part | None = None) -> list[list[StepSample | None]]:
         """The next step of every active path; ``None`` for the others, and where the policy gave none (see ``warnings``).
 
         ``ahead``: it is drawn to see where the path leads, and is taken `back`.
+        ``part``: only its beginning; then, of active paths whose step was "begun" in the call before, the whole step.
         """
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
@@ -86,14 +98,22 @@ class TextPolicy(Protocol):
 
 
 class Paths:
-    """The steps of each row, kept on the host: what sessions without a state on a device are made of."""
+    """The steps of each row, kept on the host: what sessions without a state on a device are made of.
+
+    Attributes:
+      steps: of each row.
+      newest: what was appended last, beginnings of steps among it.
+    """
 
     def __init__(self, problems: int, width: int):
         self.steps: list[list[tuple[str, ...]]] = [[()] * width for _ in range(problems)]
+        self.newest: Sequence[Sequence[StepSample | None]] = [[None] * width for _ in range(problems)]
 
     def append(self, samples: Sequence[Sequence[StepSample | None]]) -> None:
-        """Adds the steps that were written; paths without one stay as they are."""
-        self.steps = [[steps if sample is None else (*steps, sample.text) for steps, sample in zip(rows, new, strict=True)]
+        """Adds the steps that were written; paths without one, or with its beginning only, stay as they are."""
+        self.newest = samples
+        self.steps = [[steps if sample is None or sample.ending == "begun" else (*steps, sample.text)
+                       for steps, sample in zip(rows, new, strict=True)]
                       for rows, new in zip(self.steps, samples, strict=True)]
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:

@@ -29,6 +29,7 @@ from jaxprm.records import Problem, atomic_write, dump_row
 from jaxprm.reports.search_tree import render_searches
 from jaxprm.run_directory import RunDirectory
 from jaxprm.search.searched import Searched, read_searched, searched_row
+from jaxprm.search.searcher import Searcher
 from jaxprm.training.stopping import StopSignal
 
 RESAMPLING_KEY = 0
@@ -60,15 +61,21 @@ def run(config: Search, run_directory: RunDirectory, progress: Progress, *, outp
     if known is not None and known["sha256"] != digest:
         raise InputError("has changed since this run began", file=path, field="input",
                          hint="choose another directory with --run, or delete this one")
-    run_directory.finish("problems", sha256=digest, problems=len(problems))
     rows = run_directory.path / "searched.jsonl"
     partial = rows.with_name(f"{rows.name}.part")
     found = _known(config, problems, rows if rows.is_file() else partial, not rows.is_file())
-    if any(len(found[search.name]) < len(problems) for search in config.searches):
+    left = [search for search in config.searches if len(found[search.name]) < len(problems)]
+    for search in left:
+        search.check()
+    searcher = _open(config, left[0]) if left else None
+    run_directory.finish("problems", sha256=digest, problems=len(problems))  # not before: a bad model must not hold the place
+    if left:
         with _Journal(partial, found) as journal, StopSignal() as stop:
             rows.unlink(missing_ok=True)
-            for search in config.searches:
-                _search(config, search, problems, found[search.name], journal, stop, progress)
+            for search in left:
+                searcher = searcher or _open(config, search)
+                _search(search.name, searcher, problems, found[search.name], journal, stop, progress)
+                searcher = None  # the models of one search at a time
     ordered = {name: [some[problem.id] for problem in problems] for name, some in found.items()}
     _write_rows(rows, ordered)
     partial.unlink(missing_ok=True)
@@ -93,25 +100,24 @@ def run(config: Search, run_directory: RunDirectory, progress: Progress, *, outp
     return run_directory.report
 
 
-def _search(config: Search, search: NamedSearch, problems: Sequence[Problem], known: dict[str, Searched], journal: _Journal,
+def _open(config: Search, search: NamedSearch) -> Searcher:
+    return search.open(config.judge, config.grading, config.mesh and auto_axes(make_mesh(*config.mesh)))
+
+
+def _search(name: str, searcher: Searcher, problems: Sequence[Problem], known: dict[str, Searched], journal: _Journal,
             stop: StopSignal, progress: Progress) -> None:
-    left = [problem for problem in problems if problem.id not in known]
-    if not left:
-        return
-    searcher = search.open(config.judge, config.grading, config.mesh and auto_axes(make_mesh(*config.mesh)))
     way = "compiled" if searcher.compiled else "through text"
-    with progress.stage(f"{search.name} ({way})", len(problems), "problems", len(known)) as stage:
+    with progress.stage(f"{name} ({way})", len(problems), "problems", len(known)) as stage:
 
         def on_batch(batch: list[Searched]) -> None:
             known.update((one.problem.id, one) for one in batch)
-            journal.write(search.name, batch)
+            journal.write(name, batch)
             shown = {"right": f"{sum(map(is_right, known.values()))} of {len(known)}"}
             stage.advance(len(batch), tokens=sum(one.costs.policy_tokens for one in batch), **shown)
             if stop.requested(len(known)):
-                raise Stopped(f"stopped after {len(known)} of {len(problems)} problems of '{search.name}'; the same command "
-                              "goes on")
+                raise Stopped(f"stopped after {len(known)} of {len(problems)} problems of '{name}'; the same command goes on")
 
-        searcher.run(left, on_batch)
+        searcher.run([problem for problem in problems if problem.id not in known], on_batch)
 
 
 def _problems(config: Search) -> list[Problem]:

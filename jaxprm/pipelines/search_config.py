@@ -13,6 +13,7 @@ from jaxprm.generation.remote import Endpoint, RemotePolicy
 from jaxprm.generation.sampler import SamplingConfig
 from jaxprm.generation.text import TextPolicy
 from jaxprm.generation.text_encoder import TextEncoder
+from jaxprm.hub.checkpoints import local_directory
 from jaxprm.hub.families import Settings
 from jaxprm.hub.load import load_causal_model, load_prm
 from jaxprm.models.parameters import on_mesh
@@ -129,6 +130,13 @@ class NamedSearch:
     def __post_init__(self):
         if not self.name or "/" in self.name:
             raise InputError("must be a text without '/'", field="name", value=self.name)
+
+    def check(self) -> None:
+        """Raises InputError if a model is not where it should be; none is read yet (one on the Hub is downloaded)."""
+        policy = self.policy.path if isinstance(self.policy, LocalModel) else None
+        for path in (policy, self.reward_model.path, self.reward_model.reference):
+            if path is not None:
+                local_directory(path)
 
     def open(self, judge: Judge, grading: GradingKind, mesh: jax.sharding.Mesh | None = None) -> Searcher:
         """Loads the models, onto a mesh if there is one; see `load_prm` and `Searcher` for what raises."""

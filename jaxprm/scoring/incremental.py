@@ -12,6 +12,9 @@ from jaxprm.models.cache import KVCache, empty_cache
 from jaxprm.models.reward_model import RewardModel
 from jaxprm.models.transformer import extend, prefill
 
+_PIECE = 64  # tokens of a step that are read at once, and the least for which a loop is worth while
+_LEAST = 16
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,9 @@ def extend_scores(model: RewardModel, state: ScoreState, step_tokens: Int[Array,
                   lengths: Int[Array, " R"], read_back: int | Int[Array, " R"] = 0) -> tuple[Float[Array, " R"], ScoreState]:
     """Reads one more step per row and returns its score.
 
+    Long rooms L are read in equal pieces of at most 64 tokens up to the end of the longest step, so that reading costs what
+    steps are long and not what they might be; a room without such parts (a prime number) is read at once.
+
     Args:
       step_tokens: right-padded ids of the step including its separator; needs room for L tokens in the cache.
       lengths: int32[R]; a row of length 0 reads nothing, its score is 0 and its state stays.
@@ -62,9 +68,33 @@ def extend_scores(model: RewardModel, state: ScoreState, step_tokens: Int[Array,
     Returns:
       float32[R] scores in [0, 1], equal to `score_steps` on the whole solution, and the longer state.
     """
-    hidden, cache = extend(model.backbone, state.cache, step_tokens, lengths)
-    at = lengths - 1 - read_back
-    read = jnp.where(at[:, None] >= 0, _at(hidden, at), state.last)
+    room = step_tokens.shape[1]
+    size, layers = piece(room), model.backbone.layers()
+
+    def read_piece(start, cache, read, last):
+        tokens = jax.lax.dynamic_slice_in_dim(step_tokens, start, size, 1)
+        hidden, cache = extend(model.backbone, cache, tokens, jnp.clip(lengths - start, 0, size), layers)
+
+        def found(at, before):  # what stands at these places of the step, if they are in this piece
+            at = at - start
+            return jnp.where(((at >= 0) & (at < size))[:, None], _at(hidden, jnp.minimum(at, size - 1)), before)
+
+        return start + size, cache, found(lengths - 1 - read_back, read), found(lengths - 1, last)
+
+    carry = jnp.int32(0), state.cache, state.last, state.last
+    if size == room:
+        carry = read_piece(*carry)
+    else:
+        carry = jax.lax.while_loop(lambda carry: carry[0] < lengths.max(), lambda carry: read_piece(*carry), carry)
+    _, cache, read, last = carry
     scores = jnp.where(lengths > 0, model.head.score(model.outputs(read)), 0.0)
-    last = jnp.where(lengths[:, None] > 0, _at(hidden, lengths - 1), state.last)
     return scores, ScoreState(cache, last, state.tokens_read + lengths.sum().astype(jnp.int32))
+
+
+def piece(room: int) -> int:
+    """Tokens that are read at once of steps of up to ``room`` tokens.
+
+    In:  40   100   256   97
+    Out: 40    50    64   97
+    """
+    return next((room // count for count in range(-(-room // _PIECE), room // _LEAST + 1) if room % count == 0), room)

@@ -26,8 +26,8 @@ class Budget:
       flops: floating-point operations of both models for a problem, prompts included.
       levels: levels of a problem.
       seconds: wall time of the whole call, checked on the host after every level.
-      compilations: programs that are compiled for the whole call, checked likewise. A search whose shapes are new needs two;
-        one of them reads the prompts.
+      compilations: programs that are compiled for the whole call, checked likewise. With a limit on the
+        host, a search whose shapes are new needs one for the prompts and the first level, and one for the others.
     """
 
     policy_tokens: int | None = None

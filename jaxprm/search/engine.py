@@ -2,11 +2,12 @@
 
     row      a step is drawn by the policy, read once by the reward model           rows of a problem share its prompt's cache
     level    all rows of a problem; a strategy selects which candidates go on       caches are reordered here only
-    call     levels until every problem has stopped                                 one compiled program
+    call     prompts, then levels until every problem has stopped                   one compiled program
 
 Slots and rows: a level has C slots per problem. Only slots whose path goes on need a row of the caches, and rows are assigned
 anew at each level, those that go on first. So when paths have ended, the search can go on in a program with fewer rows per
-problem, and without the problems that have stopped (``compaction``): finished rows stop costing.
+problem, and without the problems that have stopped (``compaction``): finished rows stop costing. And caches can begin with room
+for short paths, and go on in a program with more (``doublings``): what is never written is not read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jaxtyping import Array, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import SamplingConfig, start
+from jaxprm.models.cache import KVCache, split_heads
 from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
 from jaxprm.models.sharding import batch_parts, split_rows
 from jaxprm.models.transformer import LanguageModel
@@ -76,7 +78,8 @@ class _Search:
 def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel, key: jax.Array,
            prompts: Int[Array | np.ndarray, "B P"], lengths: Int[Array | np.ndarray, " B"], strategy: Strategy, *,
            max_steps: int, max_step_tokens: int, sampling: SamplingConfig = SamplingConfig(), aggregation: Aggregation = "min",
-           separator_id: int, end_id: int, read_back: int = 0, budget: Budget = Budget(), compaction: int = 0) -> SearchResult:
+           separator_id: int, end_id: int, read_back: int = 0, budget: Budget = Budget(), compaction: int = 0,
+           doublings: int = 0) -> SearchResult:
     """Searches B problems at once. Policy and reward model share token ids and prompt format.
 
     Under a mesh with Auto axes (`auto_axes`, `mesh_scope`) problems are split over data and fsdp, which must divide B; both
@@ -99,6 +102,9 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
       budget: limits beside ``max_steps``.
       compaction: how often the rows per problem, and the problems, may be halved once fewer go on. Each size that is reached is
         one more compiled program, so it pays for long searches and models whose compilation is short beside them.
+      doublings: how often the caches may double: they begin with room for the 2^doublings-th part of the longest path that
+        ``max_steps`` and the context allow. Each size that is reached is one more program, too; no more memory is taken, and
+        read for every token, than paths as long as these need.
 
     Raises:
       InputError: a setting is out of its range, or a prompt leaves no room for a step in a model's context.
@@ -113,21 +119,28 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
                   min(policy.config.context, reward_model.config.context), shared)
     lengths = np.asarray(lengths, np.int32)
     check_prompts(lengths, prompts.shape, rules)
-    if compaction < 0:
-        raise InputError("must not be negative", field="compaction", value=compaction)
+    for field, value in (("compaction", compaction), ("doublings", doublings)):
+        if value < 0:
+            raise InputError("must not be negative", field=field, value=value)
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(lengths)))
     limits = np.array([np.inf if getattr(budget, name) is None else getattr(budget, name) for name in LIMITS], np.float32)
 
     models = Models(policy, reward_model)
-    state = _start(models, keys, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), strategy, rules)
-    members, found = np.arange(len(lengths)), None
+    # No path grows beyond the context or the last level.
+    longest = min(max_steps * max_step_tokens, rules.context)
+    slots = -(-longest // 2**doublings)
+    members, found, state, largest = np.arange(len(lengths)), None, None, (len(lengths), strategy.rows)
     while True:
-        shape, largest = state.rows.slots.shape, (len(lengths), strategy.rows)
+        shape = largest if state is None else state.rows.slots.shape
         halves = [_halvings(size, full, compaction, parts) for size, full, parts in zip(shape, largest, (batch_parts(), 1))]
-        until = int(state.level) + 1 if budget.on_host else max_steps
+        until = (0 if state is None else int(state.level)) + 1 if budget.on_host else max_steps
         stops = jnp.asarray((until, *(sizes[1] if len(sizes) > 1 else 0 for sizes in halves)), jnp.int32)
-        state, counts = _run(models, *_apart(state), jnp.asarray(limits), stops, strategy, rules)
-        counts = [int(count) for count in counts]  # problems that go on, and the most rows of one of them that do
+        if state is None:
+            given = keys, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths)
+            state, counts = _begin(models, *given, jnp.asarray(limits), stops, strategy, rules, slots)
+        else:
+            state, counts = _run(models, *_apart(state), jnp.asarray(limits), stops, strategy, rules)
+        *counts, longest_row = map(int, counts)  # problems that go on, the most rows of one of them that do
         over = budget.reached_on_host(time.monotonic() - begun, _traced - traced)
         if not counts[0] or over:
             break
@@ -136,6 +149,10 @@ def search(policy: LanguageModel | PolicyRewardModel, reward_model: RewardModel,
             found = _put(found, members, state.paths)
             state, going = _narrow(state, *sizes)
             members = members[np.asarray(going)]
+        if longest_row > slots:
+            while slots < longest_row:
+                slots = min(2 * slots, longest)
+            state = _grow(state, slots + _spare(strategy, rules))
     found = _put(found, members, state.paths)
     return _result(*found, keys, strategy, over, time.monotonic() - begun, _traced - traced)
 
@@ -154,26 +171,36 @@ def _trace() -> None:
     _traced += 1
 
 
-@functools.partial(jax.jit, static_argnames=("strategy", "rules"))
-def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Rules) -> _Search:
+def _spare(strategy: Strategy, rules: Rules) -> int:
+    """Slots of a cache behind the longest path: lookahead, and rows that do not grow, write there."""
+    return rules.max_step_tokens * (1 + strategy.lookahead)
+
+
+@functools.partial(jax.jit, static_argnames=("strategy", "rules", "slots"))
+def _begin(models: Models, keys, prompts, lengths, limits, stops, strategy: Strategy, rules: Rules,
+           slots: int) -> tuple[_Search, tuple[Array, Array, Array]]:
+    """Reads the prompts, and runs `_levels`: a whole search, unless its size changes or the host watches it."""
     _trace()
+    return _levels(models, _start(models, keys, prompts, lengths, strategy, rules, slots), limits, stops, strategy, rules)
+
+
+def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Rules, slots: int) -> _Search:
     prompts, lengths = split_rows((prompts, lengths))
     problems, wide, levels, room = prompts.shape[0], strategy.rows, rules.max_steps, rules.max_step_tokens
-    # No path grows beyond the context or the last level; lookahead, and rows that do not grow, write behind its end.
-    capacity = min(levels * room, rules.context) + room * (1 + strategy.lookahead)
-    nodes, slots, none = (problems, levels, wide), (problems, wide), jnp.zeros((problems,), jnp.int32)
+    capacity = slots + _spare(strategy, rules)
+    nodes, places, none = (problems, levels, wide), (problems, wide), jnp.zeros((problems,), jnp.int32)
     tree = SearchTree(tokens=jnp.zeros((*nodes, room), jnp.int32), lengths=jnp.zeros(nodes, jnp.int32),
                       parents=jnp.full(nodes, -1, jnp.int32), scores=jnp.zeros(nodes), values=jnp.zeros(nodes) - jnp.inf,
                       kept=jnp.zeros(nodes, bool), finished=jnp.zeros(nodes, bool), log_probs=jnp.zeros(nodes),
                       entropy=jnp.zeros(nodes))
-    alive = jnp.broadcast_to(jnp.arange(wide) < strategy.first_rows, slots)
-    paths = _Paths(scores=jnp.zeros((*slots, levels)), steps=jnp.zeros(slots, jnp.int32), tokens=jnp.zeros(slots, jnp.int32),
-                   finished=jnp.zeros(slots, bool), alive=alive, parents=jnp.full(slots, -1, jnp.int32),
-                   texts=jnp.zeros(slots, jnp.int32), stopped=none, prompts=lengths, keys=keys,
+    alive = jnp.broadcast_to(jnp.arange(wide) < strategy.first_rows, places)
+    paths = _Paths(scores=jnp.zeros((*places, levels)), steps=jnp.zeros(places, jnp.int32), tokens=jnp.zeros(places, jnp.int32),
+                   finished=jnp.zeros(places, bool), alive=alive, parents=jnp.full(places, -1, jnp.int32),
+                   texts=jnp.zeros(places, jnp.int32), stopped=none, prompts=lengths, keys=keys,
                    strategy=strategy.init(problems),
                    spent=no_costs(models.policy.config, None if rules.shared else models.reward.config, lengths,
                                   prompts.shape[1]), tree=tree)
-    rows = Rows(jnp.broadcast_to(jnp.arange(wide, dtype=jnp.int32), slots),
+    rows = Rows(jnp.broadcast_to(jnp.arange(wide, dtype=jnp.int32), places),
                 start(models.policy, prompts, lengths, wide, capacity),
                 no_scores(problems * wide) if rules.shared else
                 start_scores(models.reward, prompts, lengths, wide, capacity))
@@ -182,18 +209,27 @@ def _start(models: Models, keys, prompts, lengths, strategy: Strategy, rules: Ru
 
 @functools.partial(jax.jit, static_argnames=("strategy", "rules"), donate_argnames="buffers")
 def _run(models: Models, state: _Search, buffers: tuple, limits, stops, strategy: Strategy,
-         rules: Rules) -> tuple[_Search, tuple[Array, Array]]:
-    """Levels until every problem has stopped, level ``stops[0]`` is reached, at most ``stops[1]`` problems go on, or none of
-    them in more than ``stops[2]`` rows; and these two numbers."""
+         rules: Rules) -> tuple[_Search, tuple[Array, Array, Array]]:
+    """`_levels` of a search that has begun, in its caches, which are given up."""
     _trace()
-    state = _together(state, buffers)
+    return _levels(models, _together(state, buffers), limits, stops, strategy, rules)
+
+
+def _levels(models: Models, state: _Search, limits, stops, strategy: Strategy,
+            rules: Rules) -> tuple[_Search, tuple[Array, Array, Array]]:
+    """Levels until every problem has stopped, level ``stops[0]`` is reached, at most ``stops[1]`` problems go on, none of them
+    in more than ``stops[2]`` rows, or the caches have no room for one more level; and these two numbers, and the most tokens
+    that a row's cache holds."""
+
+    slots = state.rows.policy.cache.capacity - _spare(strategy, rules)
 
     def counts(state):
-        return (state.paths.stopped == 0).sum(), _drawing(state.paths, rules).sum(1).max()
+        held = state.rows.policy.cache.lengths.max()
+        return (state.paths.stopped == 0).sum(), _drawing(state.paths, rules).sum(1).max(), held
 
     def going(state):
-        problems, rows = counts(state)
-        return (problems > stops[1]) & (rows > stops[2]) & (state.level < stops[0])
+        problems, rows, longest = counts(state)
+        return (problems > stops[1]) & (rows > stops[2]) & (state.level < stops[0]) & (longest <= slots)
 
     state = jax.lax.while_loop(going, lambda state: _level(models, state, limits, strategy, rules), state)
     return state, counts(state)
@@ -346,6 +382,19 @@ def _narrow(state: _Search, problems: int, width: int) -> tuple[_Search, Array]:
     rewards = dataclasses.replace(rows.rewards, cache=cache(rows.rewards.cache), last=rows.rewards.last[kept])
     narrow = _Search(state.level, take(state.paths, chosen), Rows(rows.slots[chosen][:, :width], policy, rewards))
     return split_rows(narrow), chosen
+
+
+@functools.partial(jax.jit, static_argnames="capacity")
+def _grow(state: _Search, capacity: int) -> _Search:
+    """Caches with room for ``capacity`` tokens of each row."""
+    _trace()
+
+    def longer(cache: KVCache) -> KVCache:
+        pad = lambda x: split_heads(jnp.pad(x, ((0, 0), (0, 0), (0, capacity - x.shape[2]), (0, 0))))  # noqa: E731
+        return dataclasses.replace(cache, keys=tuple(map(pad, cache.keys)), values=tuple(map(pad, cache.values)))
+
+    policy, rewards = (dataclasses.replace(part, cache=longer(part.cache)) for part in (state.rows.policy, state.rows.rewards))
+    return dataclasses.replace(state, rows=Rows(state.rows.slots, policy, rewards))
 
 
 def _put(found: tuple | None, members: np.ndarray, paths: _Paths) -> tuple[SearchTree, Spent, np.ndarray]:

@@ -26,7 +26,8 @@ class Node:
       id: its place in the list of nodes; parent: that of the node it continues, ``None`` at the first step.
       text: of the step, without its separator.
       tokens: that the policy drew for it.
-      score: of the step; ``None`` if it was not scored (it did not end, or could not be read).
+      score: of the step, or of its beginning if it was rejected early; ``None`` if it was not scored (it did not end, or could
+        not be read).
       value: of the path up to here, by which candidates are compared; ``None`` if the path cannot be used.
       kept: it survived the selection that followed it.
       finished: the solution ends here.

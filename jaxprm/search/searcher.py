@@ -51,6 +51,7 @@ class SearchSettings:
       batch_problems: problems that are searched at a time.
       compaction: how often the rows that are computed may be halved when paths have ended (`jaxprm.search.engine.search`);
         results do not depend on it. For level strategies in a compiled search.
+      doublings: how often the caches of a compiled search may double as paths get longer; likewise.
       seed: everything random follows from it and from a problem's id and text.
     """
 
@@ -61,10 +62,11 @@ class SearchSettings:
     budget: Budget = Budget()
     batch_problems: int = 32
     compaction: int = 0
+    doublings: int = 0
     seed: int = 0
 
     def __post_init__(self):
-        for field, least in (("max_steps", 1), ("batch_problems", 1), ("compaction", 0)):
+        for field, least in (("max_steps", 1), ("batch_problems", 1), ("compaction", 0), ("doublings", 0)):
             if getattr(self, field) < least:
                 raise InputError(f"must be at least {least}", field=field, value=getattr(self, field))
         for field, known in (("aggregation", (*AGGREGATIONS, None)), ("vote", VOTES)):
@@ -103,9 +105,10 @@ class Searcher:
         local = isinstance(policy, LocalTextPolicy)
         self.compiled = (local and isinstance(model, RewardModel) and isinstance(encoder, StepEncoder)
                          and isinstance(policy.encoder, StepEncoder) and share_ids(policy.encoder, encoder))
-        if isinstance(settings.strategy, NodeStrategy) and settings.compaction:
-            raise InputError(f"is of level strategies; {settings.strategy.name} has none", field="compaction",
-                             value=settings.compaction, hint="leave it out")
+        for field in ("compaction", "doublings"):
+            if isinstance(settings.strategy, NodeStrategy) and getattr(settings, field):
+                raise InputError(f"is of level strategies; {settings.strategy.name} has none", field=field,
+                                 value=getattr(settings, field), hint="leave it out")
         if self.compiled:
             self._models = self._on_devices()
         else:
@@ -171,11 +174,12 @@ class Searcher:
         how = dict(max_steps=settings.max_steps, max_step_tokens=policy.max_step_tokens, sampling=policy.sampling,
                    aggregation=self.aggregation, separator_id=encoder.separator_id, end_id=encoder.end_id,
                    read_back=encoder.read_back, budget=settings.budget)
+        sizes = dict(compaction=settings.compaction, doublings=settings.doublings)
         with mesh_scope(self.mesh):
             if isinstance(settings.strategy, NodeStrategy):
                 found = settings.strategy.search(*given, **how)
             else:
-                found = search(*given, settings.strategy, compaction=settings.compaction, **how)
+                found = search(*given, settings.strategy, **sizes, **how)
         for row, i in enumerate(members):
             if isinstance(found, NodeResult):
                 results[i] = found.searched(row, problems[i], said_by(found, row, encoder), len(members))
@@ -194,11 +198,11 @@ class Searcher:
 
 def _check_text_search(settings: SearchSettings, mesh: jax.sharding.Mesh | None) -> None:
     """Raises InputError if settings need a compiled search."""
-    strategy, how = settings.strategy, "use a policy on this machine that shares the reward model's tokenizer and step format"
+    how = "use a policy on this machine that shares the reward model's tokenizer and step format"
     devices = None if mesh is None else tuple(mesh.shape.values())
     for refused, field, value, why in (
-            (isinstance(strategy, Strategy) and strategy.partial_tokens, "strategy", strategy.name, "works inside a step"),
             (settings.compaction, "compaction", settings.compaction, "leaves out rows of compiled programs"),
+            (settings.doublings, "doublings", settings.doublings, "enlarges the caches of compiled programs"),
             (settings.budget.compilations, "compilations", settings.budget.compilations, "limits the programs of a search"),
             (devices, "mesh", devices, "splits problems over devices")):
         if refused:
@@ -250,9 +254,9 @@ def from_result(result: SearchResult, row: int, problem: Problem, encoder: StepE
                 continue
             ids = tree.tokens[row, level, place, :length].tolist()
             value, finished = float(tree.values[row, level, place]), bool(tree.finished[row, level, place])
-            closed = ids[-1] in (encoder.separator_id, encoder.end_id)
-            scored = closed and ids != [encoder.end_id]
-            cut += not closed
+            closed, rejected = ids[-1] in (encoder.separator_id, encoder.end_id), length < tree.tokens.shape[-1]
+            scored = ids != [encoder.end_id] if closed else rejected
+            cut += not (closed or rejected)  # a step that was not rejected early was drawn to its end, or the limit
             at[level, place] = len(nodes)
             score = float(tree.scores[row, level, place])
             nodes.append(Node(len(nodes), before, encoder.tokenizer.decode(ids[:-1] if closed else ids), length,

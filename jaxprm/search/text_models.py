@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from jaxprm.generation.local_text import LocalTextPolicy, problem_keys
-from jaxprm.generation.text import Ahead, StepSample, TextPolicy
+from jaxprm.generation.text import Ahead, Part, StepSample, TextPolicy
 from jaxprm.search.budget import LIMITS, Budget
 from jaxprm.search.searched import Costs
 from jaxprm.search.text_reader import TextReader, flops_read
@@ -40,20 +40,25 @@ class TextModels:
             self._policy_flops += flops_read(config, 0 * prompts, prompts, int(prompts.max()), vocabulary=False)
             self._policy_flops += 2.0 * config.width * config.vocab_size  # the logits of the first token
 
-    def write(self, level: int, drawing: Bool[np.ndarray, "B C"], ahead: Ahead | None = None) -> list[list[StepSample | None]]:
-        """The next step of the paths that are drawing."""
+    def write(self, level: int, drawing: Bool[np.ndarray, "B C"], ahead: Ahead | None = None,
+              part: Part | None = None) -> list[list[StepSample | None]]:
+        """The next step of the paths that are drawing, or a part of it."""
         local = isinstance(self.policy, LocalTextPolicy)
         start = self.session.positions if local else None
-        samples = self.session.sample(level, drawing, ahead)
+        samples = self.session.sample(level, drawing, ahead, part)
         self.policy_tokens += [sum(sample.tokens for sample in row if sample is not None) for row in samples]
         if local:
             self._policy_flops += flops_read(self.policy.model.config, start, self.session.positions - start,
                                              self.policy.max_step_tokens, vocabulary=True)
         return samples
 
-    def read(self, samples: Samples) -> Float[np.ndarray, "B C"]:
-        """Scores of the steps, NaN where there is none: of a step that did not end, an end without a step, one unreadable."""
-        return self.reader.read([[_step_text(sample) for sample in row] for row in samples])
+    def read(self, samples: Samples, begun: Bool[np.ndarray, "B C"] | None = None) -> Float[np.ndarray, "B C"]:
+        """Scores of the steps, NaN where there is none: of a step that did not end, an end without a step, one unreadable.
+
+        ``begun``: see `TextReader.read`.
+        """
+        texts = [[_step_text(sample) for sample in row] for row in samples]
+        return self.reader.read(texts) if begun is None else self.reader.read(texts, begun)
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
         """Path (b, c) now continues what was path (b, parents[b, c])."""

@@ -6,6 +6,9 @@ back to what both have in common, and the rest is read, and counted, again.
 
     held    [q ? a |]              steps ("a",)
     now     [q ? a | b |]          steps ("a", "b"): [b |] is read, and the score is that of the last step's read position
+
+The beginning of a step can be read before the step is whole: of our own encoder without a separator, at its last token; of any
+other as that encoder writes a step, so that what closes it is read, and read again behind the whole step.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.policy import pad_prompts
@@ -49,7 +52,8 @@ class _Path:
 
 @dataclasses.dataclass(frozen=True)
 class _Encoded:
-    """A path's steps, the ids to be read, where the last step is read, and the first position whose log-ratio counts."""
+    """A path's steps that are whole, the ids to be read, where the last of them (or its beginning) is read, and the first
+    position whose log-ratio counts."""
 
     steps: tuple[str, ...]
     ids: list[int]
@@ -89,35 +93,44 @@ class TextReader:
         self.flops = np.zeros(len(problems))
         self.warnings: list[Counter[str]] = [Counter() for _ in problems]
 
-    def read(self, texts: Sequence[Sequence[str | None]]) -> Float[np.ndarray, "B C"]:
-        """The score of one more step of each path that has one; NaN for the others, and for steps that cannot be read."""
+    def read(self, texts: Sequence[Sequence[str | None]],
+             begun: Bool[np.ndarray, "B C"] | None = None) -> Float[np.ndarray, "B C"]:
+        """The score of one more step of each path that has one; NaN for the others, and for steps that cannot be read.
+
+        ``begun``: it is the beginning of a step, which the path's next one completes; ``None`` = none is.
+        """
         scores = np.full((len(self.problems), self.width), np.nan, np.float32)
         encoded: dict[tuple[int, int], _Encoded] = {}
         for row, rows in enumerate(texts):
             for place, text in enumerate(rows):
                 if text is not None:
                     before = self._paths[row][place].steps if self._paths else ()
-                    found = self._encode(row, (*before, text))
+                    found = self._encode(row, (*before, text), begun is not None and bool(begun[row, place]))
                     if found is not None:
                         encoded[row, place] = found
         if self._device is None and (encoded or isinstance(self.encoder, StepEncoder)):
-            self._begin(encoded)
+            self._begin(encoded, begun is not None)
         if not encoded:
             return scores
         held = np.array([[len(path.ids) - len(prompt) for path in rows] for rows, prompt in zip(self._paths, self._prompts)])
         new: dict[tuple[int, int], list[int]] = {}
+        back = np.zeros(scores.shape, np.int32)
         for (row, place), found in list(encoded.items()):
             # Of an implicit model the newest token is a target only, and is read with the next step.
-            known = min(_common(self._paths[row][place].ids, found.ids), len(found.ids) - 1) - self._lag
+            common = _common(self._paths[row][place].ids, found.ids)
+            known = min(common, len(found.ids) - 1) - self._lag
+            if common < len(self._paths[row][place].ids):  # the newest state is of a token that is cut off
+                known = min(known, found.end)
             behind = known - (len(self._prompts[row]) - self._lag)
             if behind < 0:
                 self.warnings[row]["step unreadable: it changes how the problem is encoded"] += 1
                 del encoded[row, place]
             else:
                 held[row, place], new[row, place] = behind, found.ids[known:]
+                back[row, place] = len(found.ids) - 1 - found.end
         if not encoded:
             return scores
-        values = self._device.read(held, new)
+        values = self._device.read(held, new, back)
         for (row, place), found in encoded.items():
             ratios = ()
             if self._lag:
@@ -158,9 +171,9 @@ class TextReader:
         if self._device is not None:
             self._device.back(on_device)
 
-    def _encode(self, row: int, steps: tuple[str, ...]) -> _Encoded | None:
+    def _encode(self, row: int, steps: tuple[str, ...], begun: bool = False) -> _Encoded | None:
         try:
-            found = _Encoded(steps, *self._row(self.problems[row].prompt, steps))
+            found = _Encoded(steps[: len(steps) - begun], *self._row(self.problems[row].prompt, steps, begun))
         except InputError as error:
             self.warnings[row][f"step unreadable: {error.message}"] += 1
             return None
@@ -169,12 +182,16 @@ class TextReader:
             return None
         return found
 
-    def _row(self, prompt: str, steps: tuple[str, ...]) -> tuple[list[int], int, int]:
+    def _row(self, prompt: str, steps: tuple[str, ...], begun: bool) -> tuple[list[int], int, int]:
         """Ids to be read, where the last step is read, and the first position whose log-ratio counts."""
         if isinstance(self.encoder, StepEncoder):  # it joins pieces that are encoded alone, so each of them is encoded once
             pieces = [self._piece("prompt", prompt), *(self._piece("step", step) for step in steps)]
+            if begun and self.encoder.separator_id is not None:
+                pieces[-1] = pieces[-1][:-1]
+                if not pieces[-1]:
+                    raise InputError("has no token", field="step", value=steps[-1])
             ids = [token for piece in pieces for token in piece]
-            return ids, len(ids) - 1 - self.encoder.read_back - self._lag, len(pieces[0]) - 1
+            return ids, len(ids) - 1 - (0 if begun else self.encoder.read_back) - self._lag, len(pieces[0]) - 1
         if hasattr(self.encoder, "encode_rows"):
             ids, ends, *start = self.encoder.encode_rows(prompt, steps, None)[-1]
         else:
@@ -184,21 +201,23 @@ class TextReader:
 
     def _piece(self, kind: str, text: str) -> list[int]:
         if (kind, text) not in self._known:
-            if kind == "step" and not text.strip():  # read like any other, as the compiled search does
+            if kind == "step" and not text.strip() and self.encoder.separator_id is not None:
+                # Read like any other, as the compiled search does.
                 ids = [*self.encoder.tokenizer.encode(text), self.encoder.separator_id]
             else:
                 ids = getattr(self.encoder, f"encode_{kind}")(text)
             self._known[kind, text] = ids
         return self._known[kind, text]
 
-    def _begin(self, first: dict[tuple[int, int], _Encoded]) -> None:
-        """Reads the prompts: those of our own format as they are, else what the first encodings of a problem have in common."""
+    def _begin(self, first: dict[tuple[int, int], _Encoded], begun: bool) -> None:
+        """Reads the prompts: those of our own format as they are, else what the first encodings of a problem have in common;
+        of beginnings, whose last token may change, what they have in common with any step."""
         for row, problem in enumerate(self.problems):
             mine = [found for (owner, _), found in first.items() if owner == row]
             if isinstance(self.encoder, StepEncoder):
                 common = self._piece("prompt", problem.prompt)
                 common = common if len(common) < self._context else []  # there is no room for a step
-            elif mine := mine or self._examples(problem.prompt, first):
+            elif mine := mine + (self._examples(problem.prompt, first) if begun or not mine else []):
                 # Not the token at which a step is read, nor any whose log-ratio counts.
                 common = functools.reduce(lambda ids, found: ids[: _common(ids, found.ids)], mine, mine[0].ids)
                 common = common[: min((found.start + 1 if self._lag else len(found.ids) - 1) for found in mine)]
@@ -210,17 +229,15 @@ class TextReader:
         self._paths = [[_Path((), prompt)] * self.width for prompt in self._prompts]
         tokens, lengths = pad_prompts([prompt[: len(prompt) - self._lag] for prompt in self._prompts])
         make = _Implicit if self._lag else _Reward
-        self._device = make(self.model, jnp.asarray(tokens), jnp.asarray(lengths), self.width,
-                            self.encoder.read_back if isinstance(self.encoder, StepEncoder) else 0)
-
+        self._device = make(self.model, jnp.asarray(tokens), jnp.asarray(lengths), self.width)
 
     def _examples(self, prompt: str, first: dict[tuple[int, int], _Encoded]) -> list[_Encoded]:
-        """What stands for the first steps of a problem of which none could be read yet: some of others, and two more."""
-        texts = [*dict.fromkeys(found.steps[0] for found in first.values())][:2] + ["0", "1"]
+        """What any first step of a problem may look like: some of other problems, and two more."""
+        texts = [*dict.fromkeys(found.steps[:1] for found in first.values() if found.steps)][:2] + [("0",), ("a",)]
         examples = []
-        for text in texts:
+        for steps in texts:
             try:
-                examples.append(_Encoded((text,), *self._row(prompt, (text,))))
+                examples.append(_Encoded(steps, *self._row(prompt, steps, False)))
             except InputError:
                 continue
         return [one for one in examples if len(one.ids) <= self._context]
@@ -241,41 +258,45 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 class _Reward:
     """What a reward model has read, on the device; only paths that read on are computed."""
 
-    def __init__(self, model: RewardModel, prompts: Array, lengths: Array, width: int, read_back: int):
-        self._model, self._shape, self._read_back = model, (len(prompts), width), read_back
+    def __init__(self, model: RewardModel, prompts: Array, lengths: Array, width: int):
+        self._model, self._shape = model, (len(prompts), width)
         state = _start_scores(model, prompts, lengths, 1, ROOM)
-        self.rows = SharedRows(state.cache, state.last, width, model.config.context)
+        self._rows = SharedRows(state.cache, state.last, width, model.config.context)
 
-    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]]) -> Float[np.ndarray, "B C"]:
-        """Cuts paths back to the ``held`` tokens behind their prompts and reads the ``new`` ones; scores at their ends."""
+    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]],
+             back: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
+        """Cuts paths back to the ``held`` tokens behind their prompts and reads the ``new`` ones; scores so many tokens
+        ``back`` from their ends."""
         tokens, lengths = _pad(new, self._shape)
-        places, cache, last = self.rows.take(lengths.reshape(self._shape) > 0, held, tokens.shape[1])
+        places, cache, last = self._rows.take(lengths.reshape(self._shape) > 0, held, tokens.shape[1])
         scores, state = _extend_scores(self._model, ScoreState(cache, last, jnp.int32(0)), _at(places, tokens),
-                                       _at(places, lengths), self._read_back)
-        self.rows.put(state.cache, state.last)
+                                       _at(places, lengths), _at(places, back.reshape(-1)))
+        self._rows.put(state.cache, state.last)
         return spread(scores, places, lengths.size).reshape(self._shape)
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
-        self.rows.gather(parents)
+        self._rows.gather(parents)
 
     def mark(self) -> Any:
-        return self.rows.mark()
+        return self._rows.mark()
 
     def back(self, mark: Any) -> None:
-        self.rows.back(mark)
+        self._rows.back(mark)
 
 
 class _Implicit:
     """What the two models of an implicit reward model have read."""
 
-    def __init__(self, model: ImplicitModel, prompts: Array, lengths: Array, width: int, read_back: int):
-        del read_back  # a position is chosen among log-ratios that exist for every token
+    def __init__(self, model: ImplicitModel, prompts: Array, lengths: Array, width: int):
         self._models, self._shape = (model.policy, model.reference), (len(prompts), width)
         self._rows = [SharedRows(_prompt_cache(part, prompts, lengths), (), width, part.config.context)
                       for part in self._models]
 
-    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]]) -> Float[np.ndarray, "B C T"]:
-        """As of `_Reward`, but all ``new`` tokens but the last are read: log(policy / reference) of the token behind each."""
+    def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]],
+             back: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C T"]:
+        """As of `_Reward`, but all ``new`` tokens but the last are read: log(policy / reference) of the token behind each, of
+        which the caller chooses."""
+        del back
         tokens, lengths = _pad(new, self._shape)
         found = []
         for rows, model in zip(self._rows, self._models):
@@ -299,7 +320,7 @@ class _Implicit:
 
 _read_flops = jax.jit(read_flops, static_argnums=(0, 3, 4))
 _start_scores = jax.jit(start_scores, static_argnames=("width", "capacity"))
-_extend_scores = jax.jit(extend_scores, static_argnames="read_back", donate_argnums=1)
+_extend_scores = jax.jit(extend_scores, donate_argnums=1)
 
 
 @jax.jit

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxprm.generation.text import Ahead, StepSample, TextPolicy
+from jaxprm.generation.text import Ahead, Part, StepSample, TextPolicy
 from jaxprm.scoring.aggregation import Aggregation
 from jaxprm.search.budget import Budget
 from jaxprm.search.result import best_place
@@ -52,6 +53,9 @@ class _TextSearch:
         self.reader, self.strategy, self.max_steps = reader, strategy, max_steps
         self.aggregation, self.budget, self.begun = aggregation, budget, time.monotonic()
         problems, wide = len(reader.problems), strategy.rows
+        self.part = strategy.partial_tokens
+        if self.part >= getattr(policy, "max_step_tokens", math.inf):
+            self.part = 0  # steps have ended by then
         self.models = TextModels(policy, reader, seed)
         self.session, self.keys = self.models.session, self.models.keys
         self.state = strategy.init(problems)
@@ -84,20 +88,13 @@ class _TextSearch:
     def _level(self, level: int) -> None:
         running = np.array([reason is None for reason in self.stopped])
         drawing = self.alive & ~self.finished & running[:, None]
-        samples = self.models.write(level, drawing)
-        scores = self.models.read(samples)
-
-        read = ~np.isnan(scores)
+        samples, scores, completed = self._draw(level, drawing)
         ended = which(samples, lambda sample: sample.ending == "solution")
-        bare_end = which(samples, only_ends)
-        place = np.arange(self.max_steps)
-        new = (place == self.steps[..., None]) & read[..., None]
-        self.scores = np.where(new, np.nan_to_num(scores)[..., None], self.scores)
-        self.steps = self.steps + read
-        usable = self.alive & running[:, None] & (self.finished | read | bare_end)
+        self.scores, self.steps = self._with_step(scores)
+        usable = self.alive & running[:, None] & (self.finished | completed)
         self.finished = self.finished | (ended & usable)
         first = self._first(samples, usable)
-        ahead = self._look_ahead(level, read & ~ended)
+        ahead = self._look_ahead(level, completed & ~ended)
         number = lambda name: jnp.asarray(numbers(samples, name))  # noqa: E731
         found = Level(jnp.zeros(usable.shape), jnp.asarray(self.scores), jnp.asarray(self.steps), jnp.asarray(self.finished),
                       jnp.asarray(first), number("entropy"), number("next_entropy"), number("log_prob"), jnp.int32(level),
@@ -111,6 +108,41 @@ class _TextSearch:
         for row in np.flatnonzero(running).tolist():
             self.stopped[row] = self._why_stopped(row, level + 1, limits[row])
         self.alive[[reason is not None for reason in self.stopped]] = False
+
+    def _draw(self, level: int, drawing: Bool[np.ndarray, "B C"]) -> tuple[list[list[StepSample | None]], Any, Any]:
+        """One step of every path that goes on; with early rejection in two parts, the second of the survivors only.
+
+        Returns:
+          What was written, scores float32[B, C] (NaN where nothing was read) and which steps are whole and can be used
+          bool[B, C]; the steps that were rejected are not, and those of them that went on are their beginnings.
+        """
+        if not self.part:
+            samples = self.models.write(level, drawing)
+            scores = self.models.read(samples)
+            return samples, scores, ~np.isnan(scores) | which(samples, only_ends)
+        begun = self.models.write(level, drawing, part=Part(self.part))
+        open_ = which(begun, lambda sample: sample.ending == "begun")
+        first = self.models.read(begun, open_)
+        can = ~np.isnan(first) | which(begun, only_ends)
+        scores, steps = self._with_step(first)
+        ended = which(begun, lambda sample: sample.ending == "solution")
+        found = Level(jnp.zeros(can.shape), jnp.asarray(scores), jnp.asarray(steps), jnp.asarray(ended),
+                      jnp.broadcast_to(jnp.arange(can.shape[1]), can.shape), jnp.zeros(can.shape), jnp.zeros(can.shape),
+                      jnp.asarray(numbers(begun, "log_prob")), jnp.int32(level), self.state)
+        survivors = np.asarray(_survivors(self.strategy, found, can, self.aggregation))
+        rest = self.models.write(level, survivors & open_, part=Part(self.part, rest=True))
+        samples = [[new or old for new, old in zip(*rows)] for rows in zip(rest, begun)]
+        gone_on = which(rest, lambda sample: True)
+        # A whole step has the tokens of its beginning among its own: they are counted once.
+        self.models.policy_tokens -= (gone_on * numbers(begun, "tokens")).astype(int).sum(1)
+        scores = np.where(gone_on, self.models.read(rest), first)
+        return samples, scores, survivors & (gone_on | ~open_) & (~np.isnan(scores) | which(samples, only_ends))
+
+    def _with_step(self, scores: Float[np.ndarray, "B C"]) -> tuple[Float[np.ndarray, "B C S"], Int[np.ndarray, "B C"]]:
+        """Scores and number of steps of the paths with the newest one, where there is a score."""
+        read = ~np.isnan(scores)
+        new = (np.arange(self.max_steps) == self.steps[..., None]) & read[..., None]
+        return np.where(new, np.nan_to_num(scores)[..., None], self.scores), self.steps + read
 
     def _look_ahead(self, level: int, drawing: Bool[np.ndarray, "B C"]) -> Float[np.ndarray, "B C A"]:
         """Scores of the steps drawn behind the newest, NaN where there is none; the paths are as they were."""
@@ -186,6 +218,13 @@ class _TextSearch:
         return Searched(self.reader.problems[row], tuple(tree), tuple(Answered(node, tree[node].value) for node in ended),
                         None if best < 0 else best, self.models.costs(row, seconds), self.stopped[row] or "steps",
                         dict(warnings))
+
+
+@functools.partial(jax.jit, static_argnames=("strategy", "aggregation"))
+def _survivors(strategy: Strategy, found: Level, usable: Bool[Array, "B C"], aggregation: Aggregation) -> Bool[Array, "B C"]:
+    """Which of the steps that are ``usable`` so far shall be completed."""
+    values = path_values(strategy, found, jnp.zeros((*usable.shape, 0)), usable, aggregation)
+    return strategy.survivors(dataclasses.replace(found, values=values), usable)
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "aggregation"))

@@ -9,6 +9,7 @@ from jaxprm.errors import InputError
 from jaxprm.generation.local_text import LocalTextPolicy
 from jaxprm.generation.sampler import SamplingConfig
 from jaxprm.generation.stops import stop_at_text
+from jaxprm.generation.text import Part
 from jaxprm.generation.text_encoder import TextEncoder
 from jaxprm.hub import save_model
 from jaxprm.hub.families.exported import own_section
@@ -78,6 +79,35 @@ def test_a_published_model_writes_what_a_plain_loop_writes(tmp_path):
             assert steps == plain_steps(loaded.model, prompt, encoder.tokenizer.decode, (9, 10), "\n\n", 4, 6)
             endings |= {ending for *_, ending in steps}
     assert len(endings) >= 2
+
+
+def test_a_step_drawn_in_two_parts_is_the_step_drawn_at_once(tmp_path):
+    """Also where a part ends inside the separator."""
+    loaded = load_causal_model(published_model(tmp_path))
+    encoder = TextEncoder(loaded.tokenizer, loaded.end_ids, StepFormat(prompt_suffix=" ", separator="\n\n"))
+    policy = LocalTextPolicy(loaded.model, encoder, max_steps=2, max_step_tokens=6, entropies=True)
+    at_once, in_parts = (policy.begin(PROBLEMS, 64, 0) for _ in range(2))
+    active, across = np.ones((2, 64), bool), 0
+    for level in range(2):
+        expected = at_once.sample(level, active)
+        begun = in_parts.sample(level, active, part=Part(2))
+        going = np.array([[step is not None and step.ending == "begun" for step in row] for row in begun])
+        rest = in_parts.sample(level, going, part=Part(2, rest=True))
+        for step, first, second in zip(*(sum(rows, []) for rows in (expected, begun, rest))):
+            found = second or first
+            if step is None:
+                assert found is None
+                continue
+            assert (found.text, found.tokens, found.ending) == (step.text, step.tokens, step.ending)
+            for name in ("log_prob", "entropy", "next_entropy"):
+                np.testing.assert_allclose(getattr(found, name), getattr(step, name), atol=1e-5)
+            if second is not None:
+                assert first.tokens == 2 and (step.text + "\n\n").startswith(first.text)
+                across += len(first.text) > len(step.text)
+        active = np.array([[step is not None and step.ending == "step" for step in row] for row in expected])
+        assert 0 < active.sum() < going.size and 0 < going.sum() < going.size
+    assert across
+    np.testing.assert_array_equal(in_parts.positions, at_once.positions)
 
 
 @pytest.mark.parametrize("name", ["mistral"])

@@ -12,6 +12,7 @@ import pytest
 from jaxprm.errors import InputError
 from jaxprm.generation.remote import Endpoint, RemotePolicy
 from jaxprm.generation.sampler import SamplingConfig
+from jaxprm.generation.text import Part
 from jaxprm.records import Problem
 from jaxprm.steps import StepFormat
 
@@ -80,9 +81,9 @@ def server(monkeypatch):
     stand_in.server.server_close()
 
 
-def policy(server, pauses=None, sampling=SamplingConfig(0.7), end_text="", **fields):
+def policy(server, pauses=None, sampling=SamplingConfig(0.7), end_text="", step_format=FORMAT, **fields):
     settings = {"url": server.url, "model": "m", "timeout": 5.0, "retries": 3, "backoff": 0.25}
-    return RemotePolicy(Endpoint(**(settings | fields)), FORMAT, max_step_tokens=32, sampling=sampling, end_text=end_text,
+    return RemotePolicy(Endpoint(**(settings | fields)), step_format, max_step_tokens=32, sampling=sampling, end_text=end_text,
                         sleep=(pauses if pauses is not None else []).append)
 
 
@@ -121,6 +122,36 @@ def test_seeds_follow_the_problem_not_its_place(server):
         seeds.append({body["prompt"]: body["seed"] for _, _, body in server.requests[before:]})
     assert seeds[0] == seeds[1] and len(set(seeds[0].values())) == 2
     assert seeds[2]["Q: 1+1\nA: "] != seeds[0]["Q: 1+1\nA: "]
+
+
+def test_a_step_is_begun_and_completed(server):
+    """Beginnings that say the same go on in one request, without half a character; a separator may stand across the parts."""
+    choice = lambda text, finish, tokens, stop="\n\n": {  # noqa: E731
+        "text": text, "finish_reason": finish, "stop_reason": stop, "logprobs": {"token_logprobs": [-0.5] * tokens}}
+    begun = [choice("so 1", "length", 8), choice("so 1", "length", 8), choice("done", "stop", 2), choice("hm\n", "length", 8),
+             choice("x \ufffd", "length", 8), choice("no", "length", 8)]
+    rest = {"so 1": [choice(" + 1", "stop", 3), choice("", "stop", 1)], "hm\n": [choice("\nmore", "length", 24)],
+            "x ": [choice("é", "stop", 2, None)]}
+    server.reply = lambda body: (200, {}, {
+        "choices": begun if body["max_tokens"] == 8 else rest[body["prompt"].partition("A: ")[2]]})
+    session = begin(server, ("1+1",), width=6, step_format=StepFormat("Q: ", "\nA: ", "\n\n"))
+    [first] = session.sample(0, np.ones((1, 6), bool), part=Part(8))
+    assert [(step.text, step.tokens, step.ending) for step in first] == [
+        ("so 1", 8, "begun"), ("so 1", 8, "begun"), ("done", 2, "step"), ("hm\n", 8, "begun"), ("x \ufffd", 8, "begun"),
+        ("no", 8, "begun")]
+    [whole] = session.sample(0, np.array([[True, True, False, True, True, False]]), part=Part(8, rest=True))
+    assert [step and (step.text, step.tokens, step.log_prob, step.ending) for step in whole] == [
+        ("so 1 + 1", 11, -5.5, "step"), ("so 1", 9, -4.5, "step"), None, ("hm", 32, -16.0, "step"),
+        ("x é", 10, -5.0, "solution"), None]
+    bodies = [body for _, _, body in server.requests]
+    assert [(body["max_tokens"], body["n"]) for body in bodies[:1]] == [(8, 6)]
+    assert sorted((body["prompt"], body["max_tokens"], body["n"]) for body in bodies[1:]) == [
+        ("Q: 1+1\nA: hm\n", 24, 1), ("Q: 1+1\nA: so 1", 24, 2), ("Q: 1+1\nA: x ", 24, 1)]
+    assert len({body["seed"] for body in bodies}) == 4 and session.forwards.tolist() == [4] and not any(session.warnings)
+    server.reply = server.complete
+    session.sample(1, np.array([[True, False, True, True, False, False]]))
+    assert sorted(body["prompt"] for _, _, body in server.requests[4:]) == [
+        f"Q: 1+1\nA: {step}\n\n" for step in ("done", "hm", "so 1 + 1")]
 
 
 def _reply(**choice):

@@ -107,49 +107,17 @@ def test_evaluations_during_training_agree_with_the_last_one(toy, labelled, tmp_
         toy.train(toy.config([labelled], training=training, held_out=0.0), tmp_path / "none")
 
 
-GIN = """
-from __gin__ import dynamic_registration
-from jaxprm.data import solutions
-from jaxprm.models import config as models
-from jaxprm.pipelines import train_prm
-from jaxprm.training import loop
-from jaxprm.training import optimizer
-
-train_prm.TrainPRM:
-    data = @solutions.SolutionFiles()
-    model = @models.TransformerConfig()
-    training = @loop.TrainConfig()
-    row_tokens = 64
-    held_out = 0.3
-solutions.SolutionFiles.files = ("{file}",)
-models.TransformerConfig:
-    vocab_size = 320
-    width = 16
-    layers = 1
-    heads = 2
-    kv_heads = 1
-    head_dim = 8
-    mlp_dim = 32
-    context = 64
-loop.TrainConfig:
-    steps = {steps}
-    log_every = 1
-    optimizer = @optimizer.OptimizerConfig()
-optimizer.OptimizerConfig.learning_rate = {rate}
-"""
-
-
-def test_the_command_line_stops_and_diverges_with_codes_of_their_own(labelled, tmp_path):
+def test_the_command_line_stops_and_diverges_with_codes_of_their_own(toy, labelled, tmp_path):
     """A real process: SIGTERM ends it with 75 and one line; a rate beyond reason with 3 and the batch."""
     environment = os.environ | {"JAXPRM_CACHE": str(tmp_path / "cache"), "JAX_NUM_CPU_DEVICES": "1"}
 
-    def start(name, **values):
-        (tmp_path / f"{name}.gin").write_text(GIN.format(file=labelled, **values))
+    def start(name, steps, *more):
+        (tmp_path / f"{name}.gin").write_text(toy.gin(labelled, steps))
         command = [sys.executable, "-m", "jaxprm.cli.main", "train", tmp_path / f"{name}.gin", "--run", tmp_path / name,
-                   "--profile", "1:1"]
+                   "--profile", "1:1", *more]
         return subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
 
-    process = start("stopped", steps=100_000, rate=1e-3)
+    process = start("stopped", 100_000)
     deadline = time.monotonic() + 120
     while len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) < 3 and time.monotonic() < deadline:
         assert process.poll() is None
@@ -161,7 +129,7 @@ def test_the_command_line_stops_and_diverges_with_codes_of_their_own(labelled, t
     assert RunDirectory.existing(tmp_path / "stopped").state == "running" and "Traceback" not in "".join(errors)
     assert list((tmp_path / "stopped" / "profile").rglob("*.xplane.pb"))
 
-    process = start("diverged", steps=40, rate=1e30)
+    process = start("diverged", 40, "--gin.OptimizerConfig.learning_rate=1e30")
     errors = process.communicate(timeout=120)[1].splitlines()
     assert process.returncode == 3 and "Traceback" not in "".join(errors)
     assert errors[-1].startswith("error: train the PRM: ") and "lower the learning rate" in errors[-1]

@@ -9,7 +9,7 @@ import pytest
 from jaxprm.hub import save_model
 from jaxprm.pipelines import search as pipeline
 from jaxprm.records import read_solutions
-from jaxprm.search.searched import read_searched
+from jaxprm.search.searched import Costs, Searched, read_searched
 from jaxprm.search.searcher import Searcher
 from jaxprm.steps import StepEncoder, StepFormat
 from jaxprm.testing import character_tokenizer, tiny_config, tiny_language_model, tiny_reward_model, word_tokenizer
@@ -190,6 +190,17 @@ def test_sigterm_keeps_what_is_done(place, toy, capfd, monkeypatch, searched):
     assert len(rows_of(part)) == 2 and not (place / "runs/mine/searched.jsonl").exists()
 
 
+def test_a_model_that_is_missing_does_not_hold_the_place(place, toy, capfd, monkeypatch):
+    """Not even that of the second search, before the first has begun: the mended config runs where the other one failed."""
+    monkeypatch.setattr(Searcher, "run", lambda self, problems, on_batch: on_batch(
+        [Searched(problem, (), (), None, Costs(), "context") for problem in problems]))
+    with open(place / "mine.gin", "a") as file:
+        file.write("b/search.NamedSearch.policy = @b/search.LocalModel()\nb/search.LocalModel.path = 'policy'\n")
+    assert toy.call("search", "mine.gin", "--gin.b/LocalModel.path='absent'", "--run", "there") == 2
+    assert "absent: no such directory" in capfd.readouterr().err and not (place / "there").exists()
+    assert toy.call("search", "mine.gin", "--run", "there") == 0 and len(rows_of(place / "there/searched.jsonl")) == 10
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Refuses p3, gives one sample only for p2, nonsense for p1, and nothing within the time for p4."""
 
@@ -282,3 +293,4 @@ def test_bad_settings(place, toy, capfd, option, message):
     assert toy.call("search", "mine.gin", option) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error, error
+    assert not (place / "runs/mine").exists()

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprm.scoring import extend_scores, score_steps, start_scores
+from jaxprm.scoring import extend_scores, incremental, score_steps, start_scores
 from jaxprm.steps import pad_solutions
 from jaxprm.testing import tiny_reward_model
 
-PROBLEMS, WIDTH, LONGEST, LEVELS, PROMPT, SEPARATOR = 2, 3, 5, 4, 6, 2
+PROBLEMS, WIDTH, LONGEST, LEVELS, PROMPT, SEPARATOR = 2, 3, 6, 4, 6, 2
 ROWS, CAPACITY = PROBLEMS * WIDTH, LONGEST * LEVELS
 run_start = jax.jit(start_scores, static_argnames=("width", "capacity"))
 run_extend = jax.jit(extend_scores, static_argnames="read_back")
@@ -40,9 +40,14 @@ def full_scores(model, histories):
 
 
 @pytest.mark.parametrize("read_back", [0, 1])
-@pytest.mark.parametrize("head", ["scalar", "binary", "ranking"])
-def test_any_sequence_of_steps_and_gathers_equals_full_scoring(head, read_back):
-    """Steps of 1 (the separator alone: an empty step) to LONGEST tokens; some rows skip a level; random parents after it."""
+@pytest.mark.parametrize("head, size", [("scalar", LONGEST), ("binary", LONGEST), ("ranking", LONGEST), ("scalar", 2)])
+def test_any_sequence_of_steps_and_gathers_equals_full_scoring(head, size, read_back, monkeypatch):
+    """Steps of 1 (the separator alone: an empty step) to LONGEST tokens, read at once or in pieces; some rows skip a level;
+    random parents after it. The caches have no slot too many."""
+    monkeypatch.setattr(incremental, "_PIECE", size)
+    monkeypatch.setattr(incremental, "_LEAST", 1)
+    assert incremental.piece(LONGEST) == size
+    run_extend = jax.jit(extend_scores, static_argnames="read_back")
     model = model_of(head)
     for seed in range(3):
         rng = np.random.default_rng((seed, read_back))
@@ -71,6 +76,22 @@ def test_any_sequence_of_steps_and_gathers_equals_full_scoring(head, read_back):
                 source = [b * WIDTH + p for b in range(PROBLEMS) for p in parents[b]]
                 histories, found = [histories[i] for i in source], [found[i] for i in source]
         assert int(state.tokens_read) == read
+
+
+def test_long_steps_are_read_up_to_where_they_end(monkeypatch):
+    """Of 5 pieces of 60 tokens as many are read as the longest step has begun; none at all where nobody reads."""
+    pieces, extend = [], incremental.extend
+    monkeypatch.setattr(incremental, "extend", lambda *arguments: pieces.append(arguments[2].shape) or extend(*arguments))
+    model = tiny_reward_model(1)
+    prompts = jnp.full((1, 4), 5, jnp.int32), jnp.array([4], jnp.int32)
+    state = run_start(model, *prompts, width=2, capacity=600)
+    tokens = jnp.full((2, 300), 5, jnp.int32)
+    with jax.disable_jit():
+        for lengths, read in ([0, 0], 0), ([60, 7], 1), ([121, 3], 3), ([0, 300], 5):
+            pieces.clear()
+            extend_scores(model, state, tokens, jnp.array(lengths, jnp.int32))
+            assert pieces == [(2, 60)] * read
+    assert [incremental.piece(room) for room in (1, 12, 40, 97, 128, 250)] == [1, 12, 40, 97, 64, 50]
 
 
 def test_gather_may_change_the_width():

@@ -268,7 +268,7 @@ def test_the_order_of_problems_does_not_matter(random_models):
 
 
 def test_one_compilation_per_shape(random_models):
-    """Another key, other lengths, other parameters, another budget: the same two programs (one reads the prompts)."""
+    """Another key, other lengths, other parameters, another budget: the same program."""
     tokens, lengths = random_prompts()
     SEARCH(*random_models, jax.random.key(0), tokens, lengths, **RANDOM)
     again = SEARCH(*random_models, jax.random.key(1), tokens, lengths - 1, **RANDOM, budget=Budget(policy_tokens=9))
@@ -287,6 +287,7 @@ def test_bad_strategies_are_refused(changes, field, without_type_checks):
 
 @pytest.mark.parametrize("changes, field", [(dict(max_steps=0), "max_steps"), (dict(max_step_tokens=0), "max_step_tokens"),
                                             (dict(aggregation="median"), "aggregation"), (dict(compaction=-1), "compaction"),
+                                            (dict(doublings=-1), "doublings"),
                                             (dict(max_step_tokens=62), "lengths")])
 def test_bad_settings_are_refused(changes, field, without_type_checks):
     with pytest.raises(InputError, match=f"field '{field}' = "):

@@ -8,7 +8,8 @@ import pytest
 
 from jaxprm.errors import InputError
 from jaxprm.scoring import aggregate, score_steps
-from jaxprm.search import Beam, Rebase, chosen_path, search, solutions, steps_of
+from jaxprm.search import (Beam, EarlyRejection, Lookahead, Rebase, chosen_path, engine, search, solutions,
+                           steps_of)
 from jaxprm.steps import pad_solutions
 from jaxprm.testing import scripted_policy, scripted_reward_model, tiny_language_model, tiny_reward_model
 
@@ -40,22 +41,56 @@ def rescored(models, result, prompts, lengths):
     return len(found)
 
 
-def test_compaction_changes_nothing_but_the_rows_that_run(random_models):
-    """Eight problems whose searches end at different levels: with fewer and fewer rows and problems the trees stay the same,
-    down to the last token, and every gathered cache still gives the scores of the whole text."""
+@pytest.fixture(scope="module")
+def prompts():
     rng = np.random.default_rng(0)
-    prompts, lengths = rng.integers(4, 20, (8, 4)).astype(np.int32), rng.integers(2, 5, 8).astype(np.int32)
-    run = functools.partial(search, *random_models, jax.random.key(3), prompts, lengths, Rebase(4), **RANDOM)
-    plain, compact = run(), run(compaction=1)
+    return rng.integers(4, 20, (8, 4)).astype(np.int32), rng.integers(2, 5, 8).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def plain(random_models, prompts):
+    return search(*random_models, jax.random.key(3), *prompts, Rebase(4), **RANDOM)
+
+
+@pytest.mark.parametrize("sizes, most", [(dict(compaction=1), 4 + 3), (dict(doublings=2), 3 + 2),
+                                         (dict(compaction=1, doublings=1), 6 + 5)],
+                         ids=["compaction", "doublings", "both"])
+def test_sizes_change_nothing_but_what_is_computed(random_models, prompts, plain, sizes, most):
+    """Eight problems whose searches end at different levels: with fewer and fewer rows and problems, and caches that grow, the
+    trees stay the same, down to the last token, and every cache still gives the scores of the whole text."""
+    run = functools.partial(search, *random_models, jax.random.key(3), *prompts, Rebase(4), **RANDOM)
+    found = run(**sizes)
     assert len(set(plain.levels.tolist())) > 2  # or there would be nothing to show
     for name in ("tokens", "lengths", "parents", "kept", "finished"):
-        np.testing.assert_array_equal(getattr(plain.tree, name), getattr(compact.tree, name))
-    np.testing.assert_allclose(plain.tree.values, compact.tree.values, atol=1e-5)
+        np.testing.assert_array_equal(getattr(plain.tree, name), getattr(found.tree, name))
+    np.testing.assert_allclose(plain.tree.values, found.tree.values, atol=1e-5)
     for name in ("levels", "stopped", "level", "candidate"):
-        np.testing.assert_array_equal(getattr(plain, name), getattr(compact, name))
-    assert plain.costs.compilations == 2 < compact.costs.compilations <= 1 + 4 + 3
-    assert run(compaction=1).costs.compilations == 0
-    assert rescored(random_models, compact, prompts, lengths) > 15
+        np.testing.assert_array_equal(getattr(plain, name), getattr(found, name))
+    assert plain.costs.compilations == 1 < found.costs.compilations <= most
+    assert run(**sizes).costs.compilations == 0
+    assert rescored(random_models, found, *prompts) > 15
+
+
+@pytest.mark.parametrize("strategy", [Lookahead(Beam(1, 4)), EarlyRejection(Beam(1, 4), tokens=2)], ids=["lookahead", "early"])
+def test_caches_that_grow_have_room_for_what_is_thrown_away(random_models, prompts, strategy):
+    run = functools.partial(search, *random_models, jax.random.key(3), *prompts, strategy, **RANDOM)
+    few, grown = run(), run(doublings=4)
+    np.testing.assert_array_equal(few.tree.tokens, grown.tree.tokens)
+    np.testing.assert_allclose(few.tree.values, grown.tree.values, atol=1e-5)
+
+
+def test_caches_begin_small(random_models, prompts, monkeypatch):
+    """Room for 16 tokens of a path and for one more step; an eighth of it, and twice as much when a path needs it."""
+    slots, levels = [], engine._levels
+
+    def watched(models, state, *rest):
+        slots.append(state.rows.policy.cache.capacity)
+        return levels(models, state, *rest)
+
+    monkeypatch.setattr(engine, "_levels", watched)
+    engine._begin.clear_cache(), engine._run.clear_cache()  # what is watched is the tracing
+    search(*random_models, jax.random.key(3), *prompts, Rebase(4), doublings=3, **RANDOM)
+    assert slots[0] == 2 + 4 and slots == sorted(set(slots)) and set(slots) <= {2 + 4, 4 + 4, 8 + 4, 16 + 4}
 
 
 def test_a_beam_that_keeps_everything_equals_brute_force():

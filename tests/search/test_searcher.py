@@ -118,20 +118,20 @@ def test_a_policy_that_is_its_own_reward_model_reads_its_text_once():
 
 
 def test_few_shapes_are_compiled_and_settings_reach_the_search(monkeypatch):
-    """Twelve problems of 3 to 17 words: batches of two widths, each of which is two programs (one reads the prompts)."""
-    settings = dataclasses.replace(SETTINGS, compaction=1)
+    """Twelve problems of 3 to 17 words: batches of two widths, each of which is one program."""
+    settings = dataclasses.replace(SETTINGS, compaction=1, doublings=2)
     problems = [Problem(f"p{words}", "w1 " * words) for words in (3, 17, 5, 4, 9, 16, 6, 7, 11, 13, 8, 15)]
     calls, original = [], searcher.search
 
-    def noted(*given, compaction, **how):
-        calls.append((given[3].shape, compaction))
+    def noted(*given, compaction, doublings, **how):
+        calls.append((given[3].shape, compaction, doublings))
         return original(*given, **how)
 
     monkeypatch.setattr(searcher, "search", noted)
     policy = LocalTextPolicy(tiny_language_model(0, CONFIG), ENCODER, max_steps=4, max_step_tokens=5)
     run = Searcher(policy, REWARD, ENCODER, settings).run
     compiled = sum(found.costs.compilations for found in run(problems))
-    assert calls == [((4, 16), 1), ((4, 16), 1), ((4, 20), 1)] and 2 <= compiled <= 2 * 2
+    assert calls == [((4, 16), 1, 2), ((4, 16), 1, 2), ((4, 20), 1, 2)] and 1 <= compiled <= 2
     assert not any(found.costs.compilations for found in run(problems[::-1]))
 
 
@@ -208,7 +208,8 @@ def test_refusals(without_type_checks):
     both = tiny_reward_model(0, HeadConfig("scalar", direction="gate"), CONFIG)
     with pytest.raises(InputError, match="reads whole solutions in both directions"):
         Searcher(policy, both, ENCODER, SETTINGS)
-    for changes, field in ((dict(compaction=1), "compaction"), (dict(budget=Budget(compilations=1)), "compilations")):
+    for changes, field in ((dict(compaction=1), "compaction"), (dict(doublings=1), "doublings"),
+                           (dict(budget=Budget(compilations=1)), "compilations")):
         with pytest.raises(InputError, match=f"field '{field}' = 1: .* which only a compiled search can"):
             Searcher(policy, REWARD, ENCODER, dataclasses.replace(SETTINGS, **changes))
     with pytest.raises(InputError, match=r"field 'mesh' = \(8, 1, 1\): splits problems over devices, which only a compiled"):
@@ -218,7 +219,7 @@ def test_refusals(without_type_checks):
         Searcher(local, REWARD, ENCODER, SETTINGS, mesh=make_mesh())
     with pytest.raises(InputError, match="field 'compaction' = 1: is of level strategies"):
         Searcher(local, REWARD, ENCODER, dataclasses.replace(SETTINGS, strategy=Refine(), compaction=1))
-    for field, value in (("max_steps", 0), ("batch_problems", 0), ("compaction", -1), ("vote", "most"),
+    for field, value in (("max_steps", 0), ("batch_problems", 0), ("compaction", -1), ("doublings", -1), ("vote", "most"),
                          ("aggregation", "median")):
         with pytest.raises(InputError, match=f"field '{field}' = "):
             dataclasses.replace(SETTINGS, **{field: value})

@@ -87,7 +87,7 @@ def test_a_search_stops_at_its_budget():
     found = run(budget=Budget(seconds=1e-9))
     assert found.stopped_by(0) == "seconds" and found.levels.tolist() == [1, 1]
     assert run(budget=Budget(seconds=1e9)).levels.tolist() == [2, 2]
-    engine._start.clear_cache()  # one of the two programs has to be compiled again
+    engine._begin.clear_cache()
     found = run(budget=Budget(compilations=1, seconds=1e9))
     assert found.stopped_by(0) == "compilations" and found.levels.tolist() == [1, 1] and found.costs.compilations == 1
     assert run(budget=Budget(compilations=1)).levels.tolist() == [2, 2]

@@ -104,6 +104,35 @@ def test_every_token_is_read_once(model):
     assert reader.tokens.tolist() == (prompts + [3 + 2 + 4, 2]).tolist() and reader.forwards.tolist() == [3, 2]
 
 
+class Joining(ClosedTurn):
+    """A family whose tokenizer writes "w1 w2" as one token."""
+
+    def encode(self, problem, steps):
+        return super().encode(problem, [step.replace("w1 w2", "w12") for step in steps])
+
+
+@pytest.mark.parametrize(("model", "encoder"), [
+    (MODEL, own()), (MODEL, own("before")), (MODEL, ClosedTurn()), (MODEL, Joining()), (IMPLICIT, own()),
+    (IMPLICIT, own("before")), (IMPLICIT, ClosedTurn(start=True))],
+    ids=["at", "before", "family", "joining", "implicit", "implicit before", "implicit family"])
+def test_beginnings_are_read_and_completed(model, encoder):
+    """A step's beginning is worth what its last token says, or the step that a family makes of it; what is read then is the
+    rest, with a token that has changed and what closes the step."""
+    score = lambda encoder, steps: StepScorer(model, encoder).score([Solution(PROBLEMS[0], steps)])[0][-1]  # noqa: E731
+    same = lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)  # noqa: E731
+    of_beginnings = own("before") if isinstance(encoder, StepEncoder) else encoder
+    reader, path, begun = TextReader(model, encoder, PROBLEMS[:1], 2), (), np.array([[True, True]])
+    for text, whole, rest in (("w4 w1", "w4 w1 w2", 2), ("w5", "w5", 1), ("w6 w3", "w6 w3 w7 w8", 3)):
+        found = reader.read([[text, text]], begun)[0]
+        same(found, [score(of_beginnings, (*path, text))] * 2)
+        before, path = reader.tokens[0], (*path, whole)
+        same(reader.read([[None, whole]])[0, 1], score(encoder, path))
+        assert reader.tokens[0] == before + rest or not isinstance(encoder, StepEncoder)
+        assert before + rest <= reader.tokens[0] <= before + max(rest, 2)
+        reader.gather(np.array([[1, 1]]))
+    assert not any(reader.warnings)
+
+
 @pytest.mark.parametrize(("model", "encoder"), [
     (MODEL, own()), (MODEL, own("before")), (MODEL, ClosedTurn()), (IMPLICIT, own())],
     ids=["at", "before", "family", "implicit"])

@@ -51,7 +51,7 @@ class Comparison:
         self.options, self.dtype = options, getattr(torch, options.dtype)
         places = write(folder, options.size, options.step_tokens, self.length(options.steps), self.dtype)
         self.torch = TorchModels(*places, options.device, self.dtype, options.batch_tokens)
-        self.ours = OurModels(*places, options.dtype, options.batch_tokens)
+        self.ours = OurModels(*places, options.dtype, options.batch_tokens, options.doublings)
         self.prompts = prompts(max(options.rows, *options.problems), options.prompt, options.size)
 
     def length(self, steps: int) -> int:
@@ -81,7 +81,8 @@ class Comparison:
         shape = candidates, options.expansions, steps, options.step_tokens
         prompt = self.prompts[:problems]
         if name == "jaxprm":
-            return (lambda: self.ours.search(0, prompt.numpy(), *shape, levels=1),
+            levels = steps // 2 + 2 if options.doublings else 1  # caches of all sizes, each of which is a program
+            return (lambda: self.ours.search(0, prompt.numpy(), *shape, levels=levels),
                     lambda: counts_of(self.ours, self.ours.search(0, prompt.numpy(), *shape), options.prompt))
         if name == "again":
             run = lambda: search_reading_again(self.ours, 0, prompt[0].numpy(), *shape)[2]  # noqa: E731
@@ -216,6 +217,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, nargs="+", default=[4, 16, 64], help="per problem and level, N")
     parser.add_argument("--expansions", type=int, default=4, help="steps drawn for each of the N / M paths that are kept, M")
     parser.add_argument("--rows", type=int, default=64, help="of our searches of several problems at once")
+    parser.add_argument("--doublings", type=int, default=0, help="how often the caches of our searches may grow")
     parser.add_argument("--prompt", type=int, default=100, help="tokens")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--step-tokens", type=int, default=40, help="of every step, the separator included")

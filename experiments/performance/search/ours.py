@@ -26,7 +26,8 @@ SAMPLING = SamplingConfig()
 class OurModels:
     """The checkpoints in jaxprm, with a scorer that reads whole texts."""
 
-    def __init__(self, policy: Path, reward: Path, dtype: str, batch_tokens: int):
+    def __init__(self, policy: Path, reward: Path, dtype: str, batch_tokens: int, doublings: int):
+        self.doublings = doublings
         self.policy = read_language_model(open_weights(policy), read_hf_config(policy), dtype)
         loaded = load_prm(reward, "trl", dtype=dtype, settings=Settings(separator="\n\n"))
         self.reward, self.scorer = loaded.model, StepScorer(loaded.model, loaded.encoder, batch_tokens)
@@ -37,7 +38,7 @@ class OurModels:
         return search(self.policy, self.reward, jax.random.key(key), prompts.astype(np.int32),
                       np.full(len(prompts), prompts.shape[1], np.int32), Beam(candidates // expansions, expansions),
                       max_steps=steps, max_step_tokens=step_tokens, sampling=SAMPLING, separator_id=SEPARATOR, end_id=END,
-                      budget=Budget(levels=levels))
+                      budget=Budget(levels=levels), doublings=self.doublings)
 
 
 def counts_of(models: OurModels, result: SearchResult, prompt: int) -> Counts:

@@ -120,7 +120,8 @@ class EarlyRejection(Wrapper):
     model reads it so far, and only the best share is completed. It reads every token once all the same.
 
     The score of a beginning is read at its last token, so the reward model should have learnt from every token
-    (``label_tokens``). Rejected beginnings stay in the tree, unusable.
+    (``label_tokens``); a published family reads it as a step, with what it puts behind one. Rejected beginnings stay in the
+    tree, unusable.
 
     Attributes:
       tokens: of a step, before it is judged; steps that have ended by then compete as they are.
