@@ -118,7 +118,7 @@ class LocalSession:
             sampling = dataclasses.replace(sampling, temperature=0.0)
         active = active & room
         keys = _row_keys(self._keys, jnp.int32(level), self._shape[1], -1 if ahead is None else ahead.number)
-        found, following = self._generate(keys, active, sampling, limit, before, None if begun is None else begun.written)
+        found, following = self._generate(keys, active, sampling, limit, before, begun)
         lengths = found.lengths.reshape(self._shape)
         self.forwards += lengths.max(1)
         self.positions = self.positions + lengths
@@ -129,14 +129,14 @@ class LocalSession:
         return [rows[start : start + self._shape[1]] for start in range(0, len(rows), self._shape[1])]
 
     def _generate(self, keys: jax.Array, active: Bool[np.ndarray, "B C"], sampling: SamplingConfig, limit: int, before: int,
-                  written: Int[np.ndarray, " R"] | None) -> tuple[Samples, np.ndarray | None]:
+                  begun: Samples | None) -> tuple[Samples, np.ndarray | None]:
         """What all B * C paths draw, on the host, and the entropies of what comes next; only active ones are computed."""
         policy = self._policy
         places, cache, logits = self._rows.take(active, self.positions - self._prompts, limit)
-        of_rows = np.maximum(places, 0)
-        found, state = _generate(policy.model, Generation(cache, logits), keys[of_rows], jnp.asarray(places >= 0), sampling,
+        there = np.maximum(places, 0)
+        found, state = _generate(policy.model, Generation(cache, logits), keys[there], jnp.asarray(places >= 0), sampling,
                                  limit, stops=policy.stops, entropies=policy.entropies, before=before,
-                                 written=None if written is None else written[of_rows])
+                                 written=None if begun is None else begun.written[there])
         following = _entropy(state.next_logits) if policy.entropies else None
         self._rows.put(state.cache, state.next_logits)
         return jax.tree.map(lambda values: spread(values, places, active.size), (found, following))

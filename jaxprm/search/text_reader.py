@@ -217,8 +217,7 @@ class TextReader:
             if isinstance(self.encoder, StepEncoder):
                 common = self._piece("prompt", problem.prompt)
                 common = common if len(common) < self._context else []  # there is no room for a step
-            elif mine := mine or self._examples(problem.prompt, first):
-                mine = mine + (self._examples(problem.prompt, {}) if begun else [])
+            elif mine := mine + (self._examples(problem.prompt, first) if begun or not mine else []):
                 # Not the token at which a step is read, nor any whose log-ratio counts.
                 common = functools.reduce(lambda ids, found: ids[: _common(ids, found.ids)], mine, mine[0].ids)
                 common = common[: min((found.start + 1 if self._lag else len(found.ids) - 1) for found in mine)]
@@ -232,14 +231,13 @@ class TextReader:
         make = _Implicit if self._lag else _Reward
         self._device = make(self.model, jnp.asarray(tokens), jnp.asarray(lengths), self.width)
 
-
     def _examples(self, prompt: str, first: dict[tuple[int, int], _Encoded]) -> list[_Encoded]:
-        """What stands for the first steps of a problem of which none could be read yet: some of others, and two more."""
-        texts = [*dict.fromkeys(found.steps[0] for found in first.values() if found.steps)][:2] + ["0", "a"]
+        """What any first step of a problem may look like: some of other problems, and two more."""
+        texts = [*dict.fromkeys(found.steps[:1] for found in first.values() if found.steps)][:2] + [("0",), ("a",)]
         examples = []
-        for text in texts:
+        for steps in texts:
             try:
-                examples.append(_Encoded((text,), *self._row(prompt, (text,), False)))
+                examples.append(_Encoded(steps, *self._row(prompt, steps, False)))
             except InputError:
                 continue
         return [one for one in examples if len(one.ids) <= self._context]
@@ -263,27 +261,27 @@ class _Reward:
     def __init__(self, model: RewardModel, prompts: Array, lengths: Array, width: int):
         self._model, self._shape = model, (len(prompts), width)
         state = _start_scores(model, prompts, lengths, 1, ROOM)
-        self.rows = SharedRows(state.cache, state.last, width, model.config.context)
+        self._rows = SharedRows(state.cache, state.last, width, model.config.context)
 
     def read(self, held: Int[np.ndarray, "B C"], new: dict[tuple[int, int], list[int]],
              back: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
         """Cuts paths back to the ``held`` tokens behind their prompts and reads the ``new`` ones; scores so many tokens
         ``back`` from their ends."""
         tokens, lengths = _pad(new, self._shape)
-        places, cache, last = self.rows.take(lengths.reshape(self._shape) > 0, held, tokens.shape[1])
+        places, cache, last = self._rows.take(lengths.reshape(self._shape) > 0, held, tokens.shape[1])
         scores, state = _extend_scores(self._model, ScoreState(cache, last, jnp.int32(0)), _at(places, tokens),
                                        _at(places, lengths), _at(places, back.reshape(-1)))
-        self.rows.put(state.cache, state.last)
+        self._rows.put(state.cache, state.last)
         return spread(scores, places, lengths.size).reshape(self._shape)
 
     def gather(self, parents: Int[np.ndarray, "B C"]) -> None:
-        self.rows.gather(parents)
+        self._rows.gather(parents)
 
     def mark(self) -> Any:
-        return self.rows.mark()
+        return self._rows.mark()
 
     def back(self, mark: Any) -> None:
-        self.rows.back(mark)
+        self._rows.back(mark)
 
 
 class _Implicit:

@@ -116,14 +116,13 @@ class _TextSearch:
           What was written, scores float32[B, C] (NaN where nothing was read) and which steps are whole and can be used
           bool[B, C]; the steps that were rejected are not, and those of them that went on are their beginnings.
         """
-        models = self.models
         if not self.part:
-            samples = models.write(level, drawing)
-            scores = models.read(samples)
+            samples = self.models.write(level, drawing)
+            scores = self.models.read(samples)
             return samples, scores, ~np.isnan(scores) | which(samples, only_ends)
-        begun = models.write(level, drawing, part=Part(self.part))
+        begun = self.models.write(level, drawing, part=Part(self.part))
         open_ = which(begun, lambda sample: sample.ending == "begun")
-        first = models.read(begun, open_)
+        first = self.models.read(begun, open_)
         can = ~np.isnan(first) | which(begun, only_ends)
         scores, steps = self._with_step(first)
         ended = which(begun, lambda sample: sample.ending == "solution")
@@ -131,12 +130,12 @@ class _TextSearch:
                       jnp.broadcast_to(jnp.arange(can.shape[1]), can.shape), jnp.zeros(can.shape), jnp.zeros(can.shape),
                       jnp.asarray(numbers(begun, "log_prob")), jnp.int32(level), self.state)
         survivors = np.asarray(_survivors(self.strategy, found, can, self.aggregation))
-        rest = models.write(level, survivors & open_, part=Part(self.part, rest=True))
+        rest = self.models.write(level, survivors & open_, part=Part(self.part, rest=True))
         samples = [[new or old for new, old in zip(*rows)] for rows in zip(rest, begun)]
         gone_on = which(rest, lambda sample: True)
         # A whole step has the tokens of its beginning among its own: they are counted once.
-        models.policy_tokens -= (gone_on * numbers(begun, "tokens")).astype(np.int64).sum(1)
-        scores = np.where(gone_on, models.read(rest), first)
+        self.models.policy_tokens -= (gone_on * numbers(begun, "tokens")).astype(int).sum(1)
+        scores = np.where(gone_on, self.models.read(rest), first)
         return samples, scores, survivors & (gone_on | ~open_) & (~np.isnan(scores) | which(samples, only_ends))
 
     def _with_step(self, scores: Float[np.ndarray, "B C"]) -> tuple[Float[np.ndarray, "B C S"], Int[np.ndarray, "B C"]]:
