@@ -61,12 +61,13 @@ class _NodeSearch:
     def __init__(self, models: TextModels, strategy: NodeStrategy, growth: Growth, budget: Budget):
         self.models, self.strategy, self.growth, self.budget = models, strategy, growth, budget
         self.begun, self.problems = time.monotonic(), models.reader.problems
-        self.numbers = growth.first(len(self.problems), 0)
+        self.numbers = _begin(growth, len(self.problems))
         self.turns = np.zeros(len(self.problems), int)
         self.said: list[dict[int, StepSample]] = [{} for _ in self.problems]  # by node
         self.candidates = slice(growth.first_key, growth.first_key + growth.width)
 
     def run(self) -> list[Searched]:
+        over = ""
         for turn in range(self.growth.turns):
             limits = self.models.limits(self.budget, self.turns)
             active = ~np.asarray(self.numbers.stopped) & np.array([not limit for limit in limits])
@@ -93,9 +94,9 @@ class _NodeSearch:
         written = self.models.write(turn, everywhere)
         samples = [row[rows] for row in written]
         first = _first(samples) if growth.siblings else np.ones(drawing.shape, bool)
-        for row, kept in zip(written, first):
-            row[rows] = [sample if keep else None for sample, keep in zip(row[rows], kept)]
-        scores = self.models.read(written)[:, rows]
+        everywhere[:, rows] = first
+        to_read = [[sample if read else None for sample, read in zip(*row)] for row in zip(written, everywhere)]
+        scores = self.models.read(to_read)[:, rows]
         scored = ~np.isnan(scores)
         usable = scored | (first & which(samples, only_ends))
         found = Candidates(np.zeros((*drawing.shape, 0), np.int32), numbers(samples, "tokens").astype(np.int32),
@@ -131,6 +132,11 @@ def _first(samples: Samples) -> Bool[np.ndarray, "B D"]:
                 first[row, place] = (sample.text, sample.ending) not in seen
                 seen.add((sample.text, sample.ending))
     return first
+
+
+@functools.partial(jax.jit, static_argnames=("growth", "problems"))
+def _begin(growth: Growth, problems: int):
+    return growth.first(problems, 0)
 
 
 @functools.partial(jax.jit, static_argnames="growth")

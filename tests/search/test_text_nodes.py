@@ -145,6 +145,11 @@ def test_what_is_not_delivered_is_drawn_again():
         same(second, alone)
 
 
+def test_a_budget_that_the_prompts_exceed():
+    for found in searched(POLICY, MODEL, SEARCHES["refine"][0], PROBLEMS, budget=Budget(flops=1.0)):
+        assert not found.nodes and found.chosen is None and found.stopped_by == "flops" and found.costs.flops > 1
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_policy_that_delivers_nothing(name):
     for found in searched(ScriptedTextPolicy(lambda *_: None), MODEL, SEARCHES[name][0], PROBLEMS):
