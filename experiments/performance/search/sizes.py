@@ -20,11 +20,11 @@ from jaxprm.hub import load_language_model, load_reward_model
 from jaxprm.pipelines.quickstart import PARTS, Quickstart
 from jaxprm.run_directory import RunDirectory
 from jaxprm.runtime import keep_freed_memory
-from jaxprm.search import Beam, BestOfN, Rebase
+from jaxprm.search import Beam, BestOfN
 from jaxprm.search.searcher import Searcher, SearchSettings
 
 PROBLEMS, START, REPEATS = 32, 70_000, 3
-STRATEGIES = {"best of 64": BestOfN(64), "beam 4 x 4": Beam(4, 4), "REBASE 32": Rebase(32)}
+STRATEGIES = {"best of 64": BestOfN(64), "beam 4 x 4": Beam(4, 4)}
 SIZES = ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2), (2, 2))
 
 
