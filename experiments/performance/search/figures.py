@@ -1,6 +1,6 @@
 """search.png and growth.png of the results of compare.py.
 
-    python experiments/performance/search/figures.py cpu.json        # beside this file
+    python experiments/performance/search/figures.py cpu.json        # beside this file; of several, the last that has an N
 """
 
 from __future__ import annotations
@@ -75,14 +75,17 @@ def _fixed(points: list[dict], varied: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--clock", choices=["seconds", "cpu_seconds"], default="seconds")
     options = parser.parse_args()
-    results = json.loads(options.results.read_text())
-    if results.get("search"):
-        draw_searches(results["search"], options.clock, options.results.with_name("search.png"))
-    if results.get("growth"):
-        draw_growth(results["growth"], options.clock, options.results.with_name("growth.png"))
+    searches, folder = {}, options.results[0].parent
+    for results in (json.loads(path.read_text()) for path in options.results):
+        sizes = {row["candidates"] for row in results.get("search", [])}
+        searches |= {size: [row for row in results["search"] if row["candidates"] == size] for size in sizes}
+        if results.get("growth"):
+            draw_growth(results["growth"], options.clock, folder / "growth.png")
+    if searches:
+        draw_searches(sum(searches.values(), []), options.clock, folder / "search.png")
 
 
 if __name__ == "__main__":
