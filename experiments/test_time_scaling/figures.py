@@ -92,7 +92,7 @@ def _errors(tasks: dict, path: Path) -> None:
         row[0].invert_yaxis()
         row[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         row[0].set_title(f"{task}: differences in accuracy at N = 16")
-        row[0].legend(frameon=False, fontsize=9, loc="lower right")
+        row[0].legend(frameon=False, fontsize=9, loc="upper left")
         for name, values in found["points"]["trained"].items():
             known = [value for value in values if "confidence" in value]
             if known:
