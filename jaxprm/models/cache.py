@@ -73,6 +73,11 @@ class KVCache:
         return dataclasses.replace(self, keys=tuple(map(pick, self.keys)), values=tuple(map(pick, self.values)),
                                    lengths=pick(self.lengths))
 
+    def with_room(self, capacity: int) -> KVCache:
+        """The same with slots for ``capacity`` tokens of each row."""
+        pad = lambda x: split_heads(jnp.pad(x, ((0, 0), (0, 0), (0, capacity - x.shape[2]), (0, 0))))  # noqa: E731
+        return dataclasses.replace(self, keys=tuple(map(pad, self.keys)), values=tuple(map(pad, self.values)))
+
 
 def empty_cache(config: TransformerConfig, rows: int, capacity: int, prompt: PromptCache | None = None) -> KVCache:
     """An unwritten suffix of ``capacity`` tokens for ``rows`` rows, after ``prompt`` if given."""

@@ -152,6 +152,5 @@ def _more_rows(state: Any, problems: int, rows: int) -> Any:
 @functools.partial(jax.jit, static_argnames=("rows", "room"))
 def _roomier(cache: KVCache, rows: int, room: int) -> KVCache:
     problems = cache.prompt.lengths.shape[0]
-    longer = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room - cache.capacity), (0, 0)))  # noqa: E731
     keys, values, lengths = _more_rows((cache.keys, cache.values, cache.lengths), problems, rows)
-    return dataclasses.replace(cache, keys=tuple(map(longer, keys)), values=tuple(map(longer, values)), lengths=lengths)
+    return dataclasses.replace(cache, keys=keys, values=values, lengths=lengths).with_room(room)

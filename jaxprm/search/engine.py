@@ -24,7 +24,6 @@ from jaxtyping import Array, Int
 
 from jaxprm.errors import InputError
 from jaxprm.generation.sampler import SamplingConfig, start
-from jaxprm.models.cache import KVCache, split_heads
 from jaxprm.models.reward_model import PolicyRewardModel, RewardModel
 from jaxprm.models.sharding import batch_parts, split_rows
 from jaxprm.models.transformer import LanguageModel
@@ -388,12 +387,8 @@ def _narrow(state: _Search, problems: int, width: int) -> tuple[_Search, Array]:
 def _grow(state: _Search, capacity: int) -> _Search:
     """Caches with room for ``capacity`` tokens of each row."""
     _trace()
-
-    def longer(cache: KVCache) -> KVCache:
-        pad = lambda x: split_heads(jnp.pad(x, ((0, 0), (0, 0), (0, capacity - x.shape[2]), (0, 0))))  # noqa: E731
-        return dataclasses.replace(cache, keys=tuple(map(pad, cache.keys)), values=tuple(map(pad, cache.values)))
-
-    policy, rewards = (dataclasses.replace(part, cache=longer(part.cache)) for part in (state.rows.policy, state.rows.rewards))
+    policy, rewards = (dataclasses.replace(part, cache=part.cache.with_room(capacity))
+                       for part in (state.rows.policy, state.rows.rewards))
     return dataclasses.replace(state, rows=Rows(state.rows.slots, policy, rewards))
 
 
